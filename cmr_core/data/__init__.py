@@ -1,0 +1,1 @@
+"""From files to a Split: readers, markets, protocols, description, audit and a synthetic corpus."""

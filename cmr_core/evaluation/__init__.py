@@ -1,0 +1,1 @@
+"""Ranking, metrics, groups and significance: from scores to numbers with intervals."""

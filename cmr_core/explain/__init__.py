@@ -1,0 +1,1 @@
+"""Exact reasons for a recommendation."""

@@ -1,0 +1,98 @@
+"""The shapes of a fitted method. One save, one load, one top-K and one explainer serve all methods."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+import scipy.sparse as sp
+
+from cmr_core.errors import IntegrityError
+from cmr_core.interfaces import Arrays, FloatArray, IntArray, ParameterCount, Recommender
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Scores are inner products: s(u, i) = user[u] · item[i] + bias[i].
+
+    The optional arrays make an exact explanation possible (explain/why.py). Where given,
+    `user[u] = user_base[u] + Σ_{j in train(u)} item_message[j] / sqrt(d_u)`, d_u the user's degree, and
+    `user_plain`, `item_plain` are the vectors without prompts.
+    """
+
+    parameters: ParameterCount
+    user: FloatArray  # (n_users, D)
+    item: FloatArray  # (n_items, D)
+    bias: FloatArray | None = None  # (n_items,)
+    user_base: FloatArray | None = None  # (n_users, D)
+    item_message: FloatArray | None = None  # (n_items, D)
+    user_plain: FloatArray | None = None  # (n_users, D)
+    item_plain: FloatArray | None = None  # (n_items, D)
+    details: Mapping[str, float | str] = field(default_factory=dict)
+
+    def score(self, users: IntArray) -> FloatArray:
+        """(B, n_items); one matrix product."""
+        scores = self.user[users] @ self.item.T
+        return scores if self.bias is None else scores + self.bias
+
+    def arrays(self) -> Arrays:
+        """Every array that is present, by field name."""
+        return _present(self)
+
+
+@dataclass(frozen=True)
+class ItemItem:
+    """Scores are sums over the user's history: s(u, i) = Σ_{j in history(u)} weight[j, i] + bias[i].
+
+    `weight` is dense (n_items, n_items); the history is a CSR matrix in parts so that the state is plain arrays.
+    """
+
+    parameters: ParameterCount
+    weight: FloatArray  # (n_items, n_items) float32
+    history_indptr: IntArray  # (n_users + 1,)
+    history_indices: IntArray  # (nnz,) item codes of the target catalogue
+    bias: FloatArray | None = None  # (n_items,)
+    details: Mapping[str, float | str] = field(default_factory=dict)
+
+    def score(self, users: IntArray) -> FloatArray:
+        """(B, n_items); a sparse-dense product over the users' histories."""
+        shape = (len(self.history_indptr) - 1, len(self.weight))
+        ones = np.ones(len(self.history_indices), dtype=self.weight.dtype)
+        history = sp.csr_array((ones, self.history_indices, self.history_indptr), shape=shape)
+        scores = np.asarray(history[users] @ self.weight)
+        return scores if self.bias is None else scores + self.bias
+
+    def arrays(self) -> Arrays:
+        """Every array that is present, by field name."""
+        return _present(self)
+
+
+SHAPES: dict[str, type[Factors] | type[ItemItem]] = {"factors": Factors, "item-item": ItemItem}
+
+
+def shape_of(recommender: Recommender) -> str:
+    """The name under which the recommender's shape is stored."""
+    for name, cls in SHAPES.items():
+        if isinstance(recommender, cls):
+            return name
+    raise TypeError(f"{type(recommender).__name__} is none of the shapes {sorted(SHAPES)}")
+
+
+def rebuild(
+    shape: str, arrays: Mapping[str, np.ndarray], parameters: ParameterCount, details: Mapping[str, float | str]
+) -> Factors | ItemItem:
+    """The recommender whose `arrays()` these are. Raises IntegrityError where they do not fit the shape."""
+    if shape not in SHAPES:
+        raise IntegrityError(f"A stored model has the unknown shape {shape!r}.", hint="It needs a newer version.")
+    try:
+        return SHAPES[shape](parameters=parameters, details=details, **arrays)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise IntegrityError(f"A stored model of shape {shape!r} is incomplete: {error}.") from None
+
+
+def _present(recommender: Factors | ItemItem) -> Arrays:
+    values = {
+        f.name: getattr(recommender, f.name) for f in fields(recommender) if f.name not in ("parameters", "details")
+    }
+    return {name: value for name, value in values.items() if value is not None}

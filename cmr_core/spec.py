@@ -1,0 +1,216 @@
+"""What a number means: frozen, validated descriptions of a job. No torch, no I/O.
+
+A `JobSpec` is one method on one target market with one seed. Its digest is the run's fingerprint; the
+digest of its protocol (`JobSpec.protocol`) decides which numbers may stand in one chart.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from cmr_core.errors import SpecError
+
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+T = TypeVar("T", bound=BaseModel)
+Scalar = bool | int | float | str
+SplitKind = Literal["ratio", "leave-one-out", "temporal", "events"]
+CandidateKind = Literal["catalogue", "sampled-market", "sampled-global", "given"]
+Device = Literal["cpu", "gpu"]
+
+
+class Frozen(BaseModel):
+    """Immutable, and strict about keys: an unknown one is an error, never ignored."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def canonical(self) -> str:
+        """JSON with sorted keys and no spaces: equal specs give equal text."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    def digest(self) -> str:
+        """sha256 of the canonical JSON, in hex."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+class SplitSpec(Frozen):
+    """How each market's interactions are divided into train, validation and test (DESIGN section 3)."""
+
+    kind: SplitKind = Field("events", description="What stays together when interactions are divided")
+    order: Literal["random", "latest"] = Field(
+        "random", description="leave-one-out only: hold out random items or the latest ones"
+    )
+    valid: float = Field(0.1, gt=0, lt=0.5, description="Share for validation (ratio, events, temporal)")
+    test: float = Field(0.1, gt=0, lt=0.5, description="Share for the test (ratio, events, temporal)")
+    deduplicate: bool = Field(True, description="Keep only the earliest of repeated user-item pairs")
+    min_rating: float | None = Field(None, description="Ignore interactions rated lower")
+    sources: Literal["train", "full"] = Field(
+        "train", description="What source markets contribute: their training part, or everything"
+    )
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+
+
+class EvalSpec(Frozen):
+    """Which items compete with the held-out ones, and which metrics are computed."""
+
+    candidates: CandidateKind = Field("catalogue", description="Which items compete with the held-out ones")
+    negatives: int = Field(99, ge=1, le=10_000, description="Sampled negatives per user (sampled-* only)")
+    cutoffs: tuple[int, ...] = Field((5, 10, 20), min_length=1, max_length=8)
+    select: str = Field("ndcg@10", pattern=r"^(recall|ndcg|hit|mrr|map|precision)@\d+$")
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    given: Digest | None = Field(None, description="Digest of an imported candidate list (given only)")
+
+    @field_validator("cutoffs")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if sorted(set(value)) != list(value) or value[0] < 1 or value[-1] > 1000:
+            raise ValueError("cutoffs must be different, ascending and between 1 and 1000")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if int(self.select.split("@")[1]) not in self.cutoffs:
+            raise ValueError(f"select {self.select!r} uses a cutoff that is not among cutoffs {self.cutoffs}")
+        if (self.candidates == "given") != (self.given is not None):
+            raise ValueError("`given` names a candidate list exactly when candidates is 'given'")
+        return self
+
+
+class Budget(Frozen):
+    """What a run may use. It is no part of a run's fingerprint: it changes no number, except the device."""
+
+    device: Device = Field("cpu", description="Which workers may take it; a missing device is an error")
+    max_seconds: int = Field(6 * 3600, ge=1, le=7 * 24 * 3600, description="Wall-clock limit in seconds")
+
+
+class JobSpec(Frozen):
+    """One method, one target market, one seed."""
+
+    schema_version: Literal[1] = 1
+    corpus: Digest
+    target: Name
+    sources: tuple[Name, ...] = ()
+    method: Name
+    settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
+    split: SplitSpec = SplitSpec()
+    evaluation: EvalSpec = EvalSpec()
+    seed: int = Field(0, ge=0, le=2**31 - 1)
+    budget: Budget = Budget()
+
+    @field_validator("settings")
+    @classmethod
+    def _finite(cls, value: dict[str, Scalar]) -> dict[str, Scalar]:
+        for key, item in value.items():
+            if isinstance(item, float) and not math.isfinite(item):
+                raise ValueError(f"setting {key!r} must be a finite number")
+        return value
+
+    @field_validator("sources")
+    @classmethod
+    def _sources(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a source market is named twice")
+        return tuple(sorted(value))
+
+    @model_validator(mode="after")
+    def _target_is_no_source(self) -> Self:
+        if self.target in self.sources:
+            raise ValueError(f"market {self.target!r} is the target and cannot be a source too")
+        return self
+
+    def fingerprint(self) -> str:
+        """Digest of everything that decides the numbers (the budget only through its device)."""
+        body = self.model_dump(mode="json", exclude={"budget"})
+        body["device"] = self.budget.device
+        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def configuration(self) -> str:
+        """Digest of the fingerprint without target and seed: a row of a methods-by-markets table."""
+        body = self.model_dump(mode="json", exclude={"budget", "seed", "target", "sources"})
+        body["device"] = self.budget.device
+        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def protocol(self) -> str:
+        """Digest of corpus, split and evaluation: only numbers with the same one may be compared."""
+        body = {"corpus": self.corpus, "split": self.split.model_dump(mode="json")}
+        body["evaluation"] = self.evaluation.model_dump(mode="json")
+        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+    def protocol_text(self) -> str:
+        """The protocol in words, for tables and charts, e.g. `events 80/10/10 · catalogue`."""
+        return protocol_text(self.split, self.evaluation)
+
+
+def protocol_text(split: SplitSpec, evaluation: EvalSpec) -> str:
+    """A split and an evaluation in words; every departure from the defaults is named."""
+    if split.kind == "leave-one-out":
+        words = [f"leave-one-out ({split.order})"]
+    else:
+        rest = 1 - split.valid - split.test
+        words = [f"{split.kind} {rest * 100:.0f}/{split.valid * 100:.0f}/{split.test * 100:.0f}"]
+    sampled = evaluation.candidates.startswith("sampled")
+    words.append(evaluation.candidates + (f" ({evaluation.negatives} negatives)" if sampled else ""))
+    if not split.deduplicate:
+        words.append("repeats kept")
+    if split.min_rating is not None:
+        words.append(f"ratings ≥ {split.min_rating:g}")
+    if split.sources == "full":
+        words.append("sources in full")
+    words += [f"split seed {split.seed}"] if split.seed else []
+    return " · ".join(words)
+
+
+def parse(model: type[T], data: Any) -> T:
+    """Validate outside input. Raises SpecError that names each wrong key and what is wrong with it."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        faults = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:8]]
+        raise SpecError(f"Not a valid {model.__name__}: " + "; ".join(faults) + ".") from None
+
+
+class Protocol(Frozen):
+    """A split and an evaluation: what makes numbers comparable."""
+
+    split: SplitSpec = SplitSpec()
+    evaluation: EvalSpec = EvalSpec()
+
+    def text(self) -> str:
+        """The protocol in words."""
+        return protocol_text(self.split, self.evaluation)
+
+
+class MethodChoice(Frozen):
+    """One method of a study; every combination of the grid's values is a configuration of its own."""
+
+    method: Name
+    label: str | None = Field(None, max_length=80, description="Name in tables; made from the settings if absent")
+    settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
+    grid: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict, max_length=10)
+
+
+class StudySpec(Frozen):
+    """What an analyst launches: methods x targets x protocols x seeds. Equal to the file `study.yaml`."""
+
+    schema_version: Literal[1] = 1
+    name: Name
+    corpus: str = Field(max_length=100, description="Name or digest of a corpus in the store")
+    targets: tuple[Name, ...] = Field((), description="Target markets; none means all of the corpus")
+    sources: tuple[Name, ...] | None = Field(None, description="Source markets; absent means all but the target")
+    methods: tuple[MethodChoice, ...] = Field(min_length=1, max_length=100)
+    protocols: tuple[Protocol, ...] = Field((Protocol(),), min_length=1, max_length=10)
+    seeds: tuple[int, ...] = Field((0,), min_length=1, max_length=20)
+    budget: Budget = Budget()
+    note: str = Field("", max_length=2000)
+
+    @field_validator("seeds")
+    @classmethod
+    def _different_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value) or min(value) < 0 or max(value) >= 2**31:
+            raise ValueError("seeds must be different and between 0 and 2147483647")
+        return value

@@ -1,0 +1,1 @@
+"""The training loop, monitors and checkpoints that every trained method shares."""

@@ -1,0 +1,1 @@
+"""Everything between the core and the world: settings, store, queue, tasks, services, command line."""

@@ -1,0 +1,1 @@
+"""The database and the blobs. The only package that touches them; permissions are checked here."""
