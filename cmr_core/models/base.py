@@ -86,7 +86,7 @@ def rebuild(
     if shape not in SHAPES:
         raise IntegrityError(f"A stored model has the unknown shape {shape!r}.", hint="It needs a newer version.")
     try:
-        return SHAPES[shape](parameters=parameters, details=details, **arrays)  # type: ignore[arg-type]
+        return SHAPES[shape](parameters=parameters, details=details, **arrays)
     except TypeError as error:
         raise IntegrityError(f"A stored model of shape {shape!r} is incomplete: {error}.") from None
 
