@@ -1,0 +1,99 @@
+"""The epoch loop of every trained method: early stopping, best state, cancel, checkpoints, progress."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from cmr_core.errors import Cancelled, TrainingError
+from cmr_core.interfaces import Monitor, Progress
+from cmr_core.training.checkpoint import Position, Trainable, pack, unpack
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """When to evaluate, to stop and to keep a checkpoint. `patience` counts evaluations without improvement."""
+
+    epochs: int
+    eval_every: int = 1
+    patience: int = 10
+    checkpoint_seconds: float = 20.0
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The parameters at the best validation value, and where that was. nan and -1: there was nothing to judge by."""
+
+    best: dict[str, torch.Tensor]
+    best_epoch: int
+    best_value: float
+    epochs: int
+
+
+def train(
+    stage: str,
+    model: Trainable,
+    epoch: Callable[[], Mapping[str, float]],
+    validate: Callable[[], float],
+    monitor: Monitor,
+    schedule: Schedule,
+) -> Trained:
+    """Run `epoch` until `schedule` ends it; the untrained state is a candidate too (epoch 0).
+
+    `epoch` makes one pass, draws only from `model.generator`, and returns curves, among them `loss`.
+    `validate` judges the current parameters, higher is better; nan means there are no validation rows: then all
+    epochs are run and the last state is returned. A checkpoint left by an earlier attempt is taken up, and the
+    result is equal bit by bit to that of an uninterrupted run.
+
+    Raises Cancelled before the next epoch once the monitor says so, TrainingError on a loss that is not finite,
+    IntegrityError on a checkpoint of another model. Cost: the callbacks, and a copy of the parameters per improvement.
+    """
+    kept = monitor.restore(stage)
+    position = Position() if kept is None else unpack(model, kept)
+    if kept is None:
+        _stop_if_asked(monitor, stage)
+        value = _judge(model, position, validate)
+        monitor.report(Progress(stage, 0, schedule.epochs, _finite({"valid": value})))
+    saved = time.monotonic()
+    while position.epoch < schedule.epochs and position.bad < schedule.patience:
+        _stop_if_asked(monitor, stage)
+        metrics = dict(epoch())
+        position.epoch += 1
+        if not math.isfinite(metrics["loss"]):
+            raise TrainingError(
+                f"The loss of stage {stage!r} is {metrics['loss']} in epoch {position.epoch}.",
+                hint="Lower the learning rate, or look for extreme settings.",
+            )
+        if position.epoch % schedule.eval_every == 0 or position.epoch == schedule.epochs:
+            metrics["valid"] = _judge(model, position, validate)
+        if time.monotonic() - saved >= schedule.checkpoint_seconds:
+            monitor.checkpoint(stage, pack(model, position))
+            saved = time.monotonic()
+        monitor.report(Progress(stage, position.epoch, schedule.epochs, _finite(metrics)))
+    best = position.best if position.best_epoch >= 0 else model.snapshot()
+    return Trained(best, position.best_epoch, position.best_value, position.epoch)
+
+
+def _judge(model: Trainable, position: Position, validate: Callable[[], float]) -> float:
+    value = validate()
+    if math.isnan(value):
+        return value
+    if position.best_epoch < 0 or value > position.best_value:
+        position.best, position.best_epoch, position.best_value = model.snapshot(), position.epoch, value
+        position.bad = 0
+    else:
+        position.bad += 1
+    return value
+
+
+def _stop_if_asked(monitor: Monitor, stage: str) -> None:
+    if monitor.cancelled():
+        raise Cancelled(f"Stopped on request during stage {stage!r}.")
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
