@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from cmr_core.errors import DataError
 from cmr_core.interfaces import IntArray
@@ -76,3 +78,35 @@ class Corpus:
                 f"Corpus {self.name!r} has no market {name!r}.", hint=f"It has: {', '.join(sorted(self.markets))}."
             )
         return self.markets[name]
+
+
+def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[StrArray, npt.NDArray[np.int32]]:
+    """The different ids, ascending by code point, and each row's position among them. A hash pass and a small sort."""
+    chunked = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
+    coded = chunked.combine_chunks().dictionary_encode()
+    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+    order = pc.sort_indices(coded.dictionary).to_numpy()
+    place = np.empty(len(order), dtype=np.int32)
+    place[order] = np.arange(len(order), dtype=np.int32)
+    vocabulary = coded.dictionary.to_numpy(zero_copy_only=False).astype(object)[order]
+    return vocabulary, place[coded.indices.to_numpy()]
+
+
+def build_corpus(name: str, table: pa.Table) -> Corpus:
+    """A corpus from rows: columns `market`, `user`, `item` (text), `rating` (float32), `day` (int32, -1 unknown).
+
+    Rows keep their order within a market. Raises DataError where there is no row.
+    """
+    if not table.num_rows:
+        raise DataError("There is no interaction to make a corpus of.", hint="Check that the file has rows.")
+    items, item = encode(table["item"])
+    names, market = encode(table["market"])
+    rating, day = table["rating"].to_numpy(), table["day"].to_numpy()
+    markets = {}
+    for code, market_name in enumerate(names):
+        rows = np.flatnonzero(market == code)
+        users, user = encode(table["user"].take(pa.array(rows)))
+        markets[str(market_name)] = Market(
+            str(market_name), users, user, item[rows], rating[rows].astype(np.float32), day[rows].astype(np.int32)
+        )
+    return Corpus(name, items, markets)
