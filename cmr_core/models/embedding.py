@@ -1,0 +1,147 @@
+"""Layer-0 vectors of a graph's nodes: training with BPR, and what becomes of them once they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from cmr_core.interfaces import Arrays, IntArray, ParameterCount, Run
+from cmr_core.models.base import Factors
+from cmr_core.models.graph import Graph
+from cmr_core.models.losses import bpr, l2
+from cmr_core.models.negatives import Triples
+from cmr_core.spec import Frozen
+from cmr_core.training.checkpoint import adam
+from cmr_core.training.loop import Schedule, train
+
+
+class Training(Frozen):
+    """Everything that decides a LightGCN's training, beside data, rule, seed and device."""
+
+    dimensions: int
+    layers: int
+    learning_rate: float
+    l2: float
+    batch_size: int
+    epochs: int
+    eval_every: int
+    patience: int
+
+    @property
+    def schedule(self) -> Schedule:
+        """For the epoch loop."""
+        return Schedule(self.epochs, self.eval_every, self.patience)
+
+
+def fit_embedding(
+    stage: str,
+    graph: Graph,
+    triples: Triples,
+    training: Training,
+    run: Run,
+    nodes: Mapping[str, tuple[IntArray, IntArray]],
+    start: torch.Tensor | None = None,
+) -> Arrays:
+    """BPR on `triples` with Adam; one propagation of the whole graph per step; layer 0 at best validation.
+
+    `nodes` gives user and item nodes of each market to judge. `start` replaces the random start N(0, 0.1).
+    Raises as `training.loop.train`. Cost of an epoch: pairs / batch_size * 2 * layers * O(E D).
+    """
+    generator = torch.Generator(device=run.device).manual_seed(run.seed)
+    if start is None:
+        shape = (graph.n_nodes, training.dimensions)
+        table = torch.randn(shape, generator=generator, device=run.device).mul_(0.1)
+    else:
+        table = start.detach().clone()
+    table.requires_grad_()
+    model = adam({"embedding": table}, training.learning_rate, generator)
+
+    def step(batch: torch.Tensor) -> torch.Tensor:
+        final = functional.embedding(batch, graph.mean_layers(table, training.layers))
+        loss = bpr((final[0] * final[1]).sum(1), (final[0] * final[2]).sum(1))
+        total = loss + training.l2 * l2(functional.embedding(batch, table), batch.shape[1])
+        model.optimizer.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        model.optimizer.step()
+        return loss.detach() * batch.shape[1]
+
+    def epoch() -> dict[str, float]:
+        rows = torch.stack(triples.epoch(generator))
+        losses = [step(batch) for batch in torch.split(rows, training.batch_size, dim=1)]
+        return {"loss": float(torch.stack(losses).sum()) / len(triples)}
+
+    def validate() -> float:
+        with torch.no_grad():
+            final = graph.mean_layers(table, training.layers).cpu().numpy()
+        return mean_validation(run, final, nodes)
+
+    trained = train(stage, model, epoch, validate, run.monitor, training.schedule)
+    best = np.array([trained.best_epoch, trained.best_value], dtype=np.float64)
+    return {"embedding": trained.best["embedding"].cpu().numpy(), "best": best}
+
+
+def mean_validation(run: Run, final: np.ndarray, nodes: Mapping[str, tuple[IntArray, IntArray]]) -> float:
+    """Mean of the validation metric over the markets that have validation rows; nan where none has.
+
+    `final` (N, D) are propagated vectors.
+    """
+    values = [run.validate(name, inner_product(final[users], final[items])) for name, (users, items) in nodes.items()]
+    known = [value for value in values if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def inner_product(user: np.ndarray, item: np.ndarray) -> Callable[[IntArray], np.ndarray]:
+    """The scoring function of user (n_users, D) and item (n_items, D) vectors."""
+
+    def score(users: IntArray) -> np.ndarray:
+        scores: np.ndarray = user[users] @ item.T
+        return scores
+
+    return score
+
+
+def factors_from_embedding(
+    graph: Graph,
+    embedding: np.ndarray,
+    layers: int,
+    users: IntArray,
+    items: IntArray,
+    parameters: ParameterCount,
+    *,
+    plain: np.ndarray | None = None,
+    details: Mapping[str, float | str] | None = None,
+) -> Factors:
+    """Propagated vectors of the target's nodes, with what an exact explanation needs.
+
+    With z^l = A^l x and H = mean of z^0..z^L: H_u = x_u / (L+1) + sum_j A_uj m_j, where
+    m = (z^0 + ... + z^(L-1)) / (L+1) and A_uj = 1 / sqrt(d_u d_j). So `user_base` = x_u / (L+1) and
+    `item_message` = m_j / sqrt(d_j): user[u] = user_base[u] + sum_{j in train(u)} item_message[j] / sqrt(d_u).
+    `embedding` is layer 0 of all nodes of `graph`; `plain` is layer 0 without prompts, where there are any.
+    """
+    x = torch.from_numpy(embedding).to(graph.device)
+    share = 1 / (layers + 1)
+    final = graph.mean_layers(x, layers).cpu().numpy()
+    below = graph.mean_layers(x, layers - 1).cpu().numpy() * (layers * share) if layers else np.zeros_like(embedding)
+    message = below[items] / np.sqrt(np.maximum(graph.degree[items], 1))[:, None]
+    bare = (
+        graph.mean_layers(torch.from_numpy(plain).to(graph.device), layers).cpu().numpy() if plain is not None else None
+    )
+    return Factors(
+        parameters,
+        user=final[users],
+        item=final[items],
+        user_base=embedding[users] * np.float32(share),
+        item_message=message.astype(np.float32),
+        user_plain=None if bare is None else bare[users],
+        item_plain=None if bare is None else bare[items],
+        details=details or {},
+    )
+
+
+def best_details(stage: str, arrays: Arrays) -> dict[str, float | str]:
+    """The epoch and the validation value that a stage's vectors were kept at; nothing where it had no validation."""
+    epoch, value = (float(number) for number in arrays["best"])
+    return {f"{stage} best epoch": epoch, f"{stage} best validation": value} if epoch >= 0 else {}
