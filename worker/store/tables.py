@@ -9,11 +9,15 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, DateTime, Float, ForeignKey, Index, MetaData, String, Text, func
+from sqlalchemy import JSON, Float, ForeignKey, Index, MetaData, String, Text, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from worker.store.clock import UtcTime
 
 STATES = ("queued", "running", "succeeded", "failed", "cancelled", "lost")
 FINAL = ("succeeded", "failed", "cancelled")
+USABLE = ("queued", "running", "lost", "succeeded")  # a fingerprint has one such run at most
+_USABLE = text("state IN ('queued', 'running', 'lost', 'succeeded')")
 
 
 class Base(DeclarativeBase):
@@ -28,7 +32,7 @@ class Base(DeclarativeBase):
             "pk": "pk_%(table_name)s",
         }
     )
-    type_annotation_map: ClassVar = {dt.datetime: DateTime(timezone=True), dict[str, Any]: JSON, list[Any]: JSON}
+    type_annotation_map: ClassVar = {dt.datetime: UtcTime(), dict[str, Any]: JSON, list[Any]: JSON}
 
 
 class CorpusRow(Base):
@@ -82,7 +86,8 @@ class RunRow(Base):
     device: Mapped[str] = mapped_column(String(8))
     # life
     state: Mapped[str] = mapped_column(String(12), default="queued", index=True)
-    attempt: Mapped[int] = mapped_column(default=0)  # the fencing token
+    attempt: Mapped[int] = mapped_column(default=0)  # the fencing token: it only ever grows
+    attempts_allowed: Mapped[int] = mapped_column(default=3)  # a retry raises it
     cancel_requested: Mapped[bool] = mapped_column(default=False)
     lease_until: Mapped[dt.datetime | None]
     worker: Mapped[str | None] = mapped_column(String(128))
@@ -104,7 +109,10 @@ class RunRow(Base):
     details: Mapped[dict[str, Any] | None]  # what the method chose (weights, best epoch, ...)
     environment: Mapped[dict[str, Any] | None]  # versions, device name, threads
     seconds: Mapped[float | None]
-    __table_args__ = (Index("ix_run_state_created_at", "state", "created_at"),)
+    __table_args__ = (
+        Index("ix_run_state_created_at", "state", "created_at"),
+        Index("uq_run_usable", "fingerprint", unique=True, sqlite_where=_USABLE, postgresql_where=_USABLE),
+    )
 
 
 class MetricRow(Base):

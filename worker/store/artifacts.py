@@ -1,0 +1,188 @@
+"""What a run leaves behind: tables as Parquet, the model as safetensors, means as rows. Bytes before metadata."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from sqlalchemy import delete
+from sqlalchemy.orm import Session
+
+from cmr_core.data.market import Corpus
+from cmr_core.data.split import make_split
+from cmr_core.errors import IntegrityError, NotFoundError
+from cmr_core.interfaces import Arrays, ParameterCount, Recommender
+from worker.store.blobs import Blobs, DiskFullError
+from worker.store.clock import now
+from worker.store.numbers import plain
+from worker.store.runs import Claim, finish, get_run, hold
+from worker.store.session import Store
+from worker.store.tables import ArtifactRow, MetricRow, StageRow
+
+if TYPE_CHECKING:  # the core's models bring torch, which a page or the queue must not pay for
+    from cmr_core.evaluation.evaluate import Evaluation
+
+    from cmr_core.experiment import Outcome
+
+__all__ = ["Blobs", "DiskFullError", "list_artifacts", "load_model", "load_table", "save_outcome"]
+
+Table = Literal["per_user", "topk", "held_out", "curves"]
+TABLES: tuple[Table, ...] = get_args(Table)
+
+
+def save_outcome(store: Store, claim: Claim, outcome: Outcome, corpus: Corpus) -> None:
+    """Store a finished job and end its run as succeeded: all of it, or nothing.
+
+    Raises LostClaimError if the run was cancelled or taken over meanwhile, DiskFullError.
+    """
+    from cmr_core.models.base import shape_of
+
+    blobs = {kind: to_parquet(frame) for kind, frame in _frames(claim, outcome, corpus).items()}
+    blobs["model"] = to_safetensors(outcome.recommender.arrays())
+    stored = {kind: (store.blobs.put(data), len(data)) for kind, data in blobs.items()}
+    count = outcome.recommender.parameters
+    result = {
+        "shape": shape_of(outcome.recommender),
+        "parameters": {"trainable": count.trainable, "frozen": count.frozen, "closed_form": count.closed_form},
+        "details": plain(dict(outcome.recommender.details)),
+        "environment": plain(dict(outcome.environment)),
+        "seconds": outcome.seconds,
+        "stage": None,
+    }
+
+    def write() -> None:
+        with store.begin() as session:
+            hold(session, store, claim)
+            _replace(session, claim.run_id, outcome, stored)
+            finish(session, claim, **result)
+
+    store.patiently(write)
+
+
+def load_table(store: Store, run_id: str, kind: Table) -> pd.DataFrame:
+    """A table of a run. Raises NotFoundError, IntegrityError.
+
+    per_user: user, user_id, n_train and a column per metric; topk: user, rank, item, item_id, score;
+    held_out: user, item, item_id, rank; curves: stage, step, name, value. Codes are local to the target market.
+    """
+    if kind not in TABLES:
+        raise NotFoundError(f"There is no table {kind!r}.", hint=f"Tables: {', '.join(TABLES)}.")
+    return from_parquet(_bytes(store, run_id, kind))
+
+
+def load_model(store: Store, run_id: str) -> Recommender:
+    """The fitted method of a run. Raises NotFoundError, IntegrityError."""
+    from cmr_core.models.base import rebuild
+
+    run = get_run(store, run_id)
+    arrays = from_safetensors(_bytes(store, run_id, "model"))
+    return rebuild(str(run.shape), arrays, ParameterCount(**(run.parameters or {})), run.details or {})
+
+
+def list_artifacts(store: Store, run_id: str) -> list[ArtifactRow]:
+    """What is stored of a run, by kind, with size and checksum."""
+    from sqlalchemy import select
+
+    with store.read() as session:
+        return list(session.scalars(select(ArtifactRow).filter_by(run_id=run_id).order_by(ArtifactRow.kind)))
+
+
+def read_artifact(store: Store, run_id: str, kind: str) -> bytes:
+    """The stored bytes of one artifact, verified; for downloads. Raises NotFoundError, IntegrityError."""
+    return _bytes(store, run_id, kind)
+
+
+def to_parquet(frame: pd.DataFrame) -> bytes:
+    """The frame as Parquet."""
+    return frame.to_parquet(None, index=False, compression="zstd")
+
+
+def from_parquet(data: bytes) -> pd.DataFrame:
+    """The frame. Raises IntegrityError if the bytes are no Parquet file."""
+    try:
+        return pd.read_parquet(io.BytesIO(data))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise IntegrityError(f"A stored table cannot be read: {error}.", hint="Run the job again.") from None
+
+
+def to_safetensors(arrays: Mapping[str, np.ndarray], note: Mapping[str, str] | None = None) -> bytes:
+    """The arrays in safetensors format; `note` becomes its metadata."""
+    # the format keeps no strides: a transposed view would come back wrong
+    return bytes(save({name: np.ascontiguousarray(a).reshape(a.shape) for name, a in arrays.items()}, dict(note or {})))
+
+
+def from_safetensors(data: bytes) -> Arrays:
+    """The arrays. Raises IntegrityError if the bytes are not in safetensors format."""
+    try:
+        return dict(load(data))
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise IntegrityError(f"Stored arrays cannot be read: {error}.", hint="Run the job again.") from None
+
+
+def _bytes(store: Store, run_id: str, kind: str) -> bytes:
+    run = get_run(store, run_id)
+    with store.read() as session:
+        row = session.get(ArtifactRow, (run_id, kind))
+    if row is None:
+        raise NotFoundError(
+            f"Run {run.label!r} has no {kind}.", hint=f"It is {run.state}; only a succeeded run has results."
+        )
+    return store.blobs.get(row.sha256)
+
+
+def _frames(claim: Claim, outcome: Outcome, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    market = make_split(corpus, claim.spec.split).markets[claim.spec.target]
+    user_ids = corpus.market(claim.spec.target).users
+    item_ids = corpus.items[market.catalogue]
+    n_train = np.bincount(market.train.user, minlength=market.n_users)
+    test = outcome.test
+    per_user = {"user": test.users, "user_id": user_ids[test.users], "n_train": n_train[test.users], **test.values}
+    held = {"user": test.held_user, "item": test.held_item, "item_id": item_ids[test.held_item], "rank": test.held_rank}
+    return {
+        "per_user": pd.DataFrame(per_user),
+        "topk": _top_lists(test, item_ids),
+        "held_out": pd.DataFrame(held),
+        "curves": pd.DataFrame(outcome.curves, columns=["stage", "step", "name", "value"]),
+    }
+
+
+def _top_lists(test: Evaluation, item_ids: np.ndarray) -> pd.DataFrame:
+    n, k = test.top_items.shape
+    items = test.top_items.ravel()
+    table = {
+        "user": np.repeat(test.top_users, k),
+        "rank": np.tile(np.arange(1, k + 1), n),
+        "item": items,
+        "item_id": item_ids[np.maximum(items, 0)],
+        "score": test.top_scores.ravel(),
+    }
+    return pd.DataFrame(table)[items >= 0]  # a short list is padded with -1
+
+
+def _replace(session: Session, run_id: str, outcome: Outcome, stored: Mapping[str, tuple[str, int]]) -> None:
+    for table in (MetricRow, StageRow, ArtifactRow):  # a retried run may have left some
+        session.execute(delete(table).where(table.run_id == run_id))
+    for part, evaluation in (("valid", outcome.valid), ("test", outcome.test)):
+        session.add_all(_metrics(run_id, part, evaluation))
+    session.add_all(StageRow(run_id=run_id, name=s.name, seconds=s.seconds, cached=s.cached) for s in outcome.stages)
+    session.add_all(
+        ArtifactRow(run_id=run_id, kind=kind, sha256=sha256, size=size, created_at=now())
+        for kind, (sha256, size) in stored.items()
+    )
+
+
+def _metrics(run_id: str, part: str, evaluation: Evaluation) -> list[MetricRow]:
+    rows = {(group, name): (value, n) for group, name, value, n in evaluation.slices}
+    rows |= {("all", name): (value, len(evaluation.users)) for name, value in evaluation.overall.items()}
+    return [
+        MetricRow(run_id=run_id, part=part, slice=group, name=name, value=float(value), n=int(n))
+        for (group, name), (value, n) in rows.items()
+        if math.isfinite(value)  # a group without users has no mean
+    ]

@@ -1,0 +1,222 @@
+"""Studies: what an analyst launches, expanded into runs. Everything is checked before a single row is made."""
+
+from __future__ import annotations
+
+import itertools
+import uuid
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from cmr_core.errors import NotFoundError, SpecError
+from cmr_core.spec import JobSpec, MethodChoice, Protocol, Scalar, StudySpec, parse
+from worker.store.audit import Actor, record, require
+from worker.store.clock import now
+from worker.store.corpora import dated_markets, find_corpus, get_corpus, market_names
+from worker.store.runs import find_or_create, usable
+from worker.store.session import Store, lock
+from worker.store.tables import CorpusRow, RunRow, StudyRow, StudyRunRow
+
+if TYPE_CHECKING:
+    from cmr_core.models.registry import MethodInfo
+
+MOST_RUNS = 5000
+DEFAULT_SECONDS = 60.0  # of a run of a method that has never run here
+
+
+@dataclass(frozen=True)
+class Launched:
+    """A study's runs: those made for it (send them to the queue), and those that existed already."""
+
+    study_id: str
+    created: list[str]
+    reused: list[str]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a study would cost. `seconds` is the work of the new runs, one after the other; `known` of them are
+    guessed from earlier runs of the same method, the others at a minute each."""
+
+    runs: int
+    reused: int
+    seconds: float
+    known: int
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A job and its name in tables."""
+
+    spec: JobSpec
+    label: str
+
+
+def expand(spec: StudySpec, corpus: CorpusRow) -> list[JobSpec]:
+    """The study's jobs, each once. Raises SpecError for whatever could not run."""
+    return [job.spec for job in expand_labelled(spec, corpus)]
+
+
+def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
+    """As `expand`, with the label of each job."""
+    targets = _targets(spec, corpus)
+    for protocol in spec.protocols:
+        _check_protocol(protocol, corpus)
+    configurations = [found for choice in spec.methods for found in _configurations(choice)]
+    jobs: dict[str, Labelled] = {}
+    for (info, label, settings), protocol, target in itertools.product(configurations, spec.protocols, targets):
+        sources = _sources(spec, info, corpus, target)
+        for seed in spec.seeds[:1] if info.deterministic else spec.seeds:
+            job = JobSpec(
+                corpus=corpus.digest,
+                target=target,
+                sources=sources,
+                method=info.name,
+                settings=settings,
+                split=protocol.split,
+                evaluation=protocol.evaluation,
+                seed=seed,
+                budget=spec.budget,
+            )
+            jobs.setdefault(job.fingerprint(), Labelled(job, label))
+    if len(jobs) > MOST_RUNS:
+        raise SpecError(f"The study makes {len(jobs)} runs; the limit is {MOST_RUNS}.", hint="Divide it.")
+    return list(jobs.values())
+
+
+def launch_study(store: Store, actor: Actor, spec: StudySpec) -> Launched:
+    """Store the study and the runs that are not there yet. Send `created` to the queue afterwards.
+
+    Raises SpecError or NotFoundError before anything is written.
+    """
+    require(actor, "launch")
+    jobs = expand_labelled(spec, get_corpus(store, spec.corpus))
+    study = StudyRow(
+        id=str(uuid.uuid4()),
+        name=spec.name,
+        spec=spec.model_dump(mode="json"),
+        created_at=now(),
+        created_by=actor.name,
+    )
+    launched = Launched(study.id, [], [])
+    with store.begin() as session:
+        lock(session, "launch")
+        session.add(study)
+        session.flush()
+        for job in jobs:
+            run, created = find_or_create(session, store, actor, job.spec, job.label)
+            (launched.created if created else launched.reused).append(run.id)
+            session.add(StudyRunRow(study_id=study.id, run_id=run.id))
+        counts = {"name": spec.name, "created": len(launched.created), "reused": len(launched.reused)}
+        record(session, actor, "launch", study.id, counts)
+    return launched
+
+
+def estimate(store: Store, spec: StudySpec) -> Estimate:
+    """How many runs the study makes and roughly how long they take. Raises SpecError, NotFoundError."""
+    with store.read() as session:
+        jobs = expand_labelled(spec, find_corpus(session, spec.corpus))
+        result = Estimate(len(jobs), 0, 0.0, 0)
+        for job in jobs:
+            if usable(session, job.spec.fingerprint()) is not None:
+                result = replace(result, reused=result.reused + 1)
+                continue
+            past = _past_seconds(session, job.spec)
+            result = replace(
+                result,
+                seconds=result.seconds + (DEFAULT_SECONDS if past is None else past),
+                known=result.known + (past is not None),
+            )
+        return result
+
+
+def list_studies(store: Store) -> list[StudyRow]:
+    """All studies, newest first."""
+    with store.read() as session:
+        return list(session.scalars(select(StudyRow).order_by(StudyRow.created_at.desc(), StudyRow.id)))
+
+
+def get_study(store: Store, study_id: str) -> StudyRow:
+    """The study. Raises NotFoundError."""
+    with store.read() as session:
+        row = session.get(StudyRow, study_id.replace("\0", "")[:64])
+    if row is None:
+        raise NotFoundError(f"There is no study {study_id[:64]!r}.", hint="The list of studies shows those there are.")
+    return row
+
+
+def study_spec(row: StudyRow) -> StudySpec:
+    """What was launched, to be launched again or changed. Raises SpecError for a spec of another version."""
+    return parse(StudySpec, row.spec)
+
+
+def make_label(info: MethodInfo, settings: Mapping[str, Scalar]) -> str:
+    """The method's label and the settings that differ from its defaults, e.g. `EASE (regularisation=100)`."""
+    defaults = info.config().model_dump(mode="json")
+    changed = [f"{name}={value}" for name, value in settings.items() if defaults.get(name) != value]
+    return info.label + (f" ({', '.join(changed)})" if changed else "")
+
+
+def _configurations(choice: MethodChoice) -> Iterator[tuple[MethodInfo, str, dict[str, Scalar]]]:
+    from cmr_core.models.registry import get  # brings torch
+
+    info = get(choice.method)
+    double = sorted(set(choice.grid) & set(choice.settings))
+    if double:
+        raise SpecError(f"{choice.method}: {', '.join(double)} stands in settings and in the grid.", hint="Choose one.")
+    for values in itertools.product(*choice.grid.values()):
+        given = {**choice.settings, **dict(zip(choice.grid, values, strict=True))}
+        # the defaults are written out, so that a later version's defaults do not change what a run was
+        full = info.configure(given).model_dump(mode="json")
+        settings = {name: value for name, value in full.items() if value is not None}
+        point = ", ".join(f"{name}={value}" for name, value in zip(choice.grid, values, strict=True))
+        label = make_label(info, settings) if choice.label is None else choice.label
+        yield info, f"{choice.label} ({point})" if choice.label and point else label, settings
+
+
+def _targets(spec: StudySpec, corpus: CorpusRow) -> list[str]:
+    markets = market_names(corpus)
+    unknown = [name for name in (*spec.targets, *(spec.sources or ())) if name not in markets]
+    if unknown:
+        raise SpecError(
+            f"Corpus {corpus.name!r} has no market {', '.join(unknown)}.", hint=f"It has: {', '.join(markets)}."
+        )
+    if len(set(spec.targets)) != len(spec.targets):
+        raise SpecError("A target market is named twice.", hint="Name each one once.")
+    return list(spec.targets) or markets
+
+
+def _sources(spec: StudySpec, info: MethodInfo, corpus: CorpusRow, target: str) -> tuple[str, ...]:
+    if not info.uses_sources:
+        return ()
+    # with several targets a source may be one of them: it is a source for the others only
+    named = market_names(corpus) if spec.sources is None else spec.sources
+    sources = tuple(name for name in named if name != target)
+    if not sources:
+        raise SpecError(
+            f"{info.label} learns from source markets, and {target!r} has none.",
+            hint="Name a source market that is not the target, or choose a single-market method.",
+        )
+    return sources
+
+
+def _check_protocol(protocol: Protocol, corpus: CorpusRow) -> None:
+    split = protocol.split
+    needs_days = split.kind in ("temporal", "events") or (split.kind == "leave-one-out" and split.order == "latest")
+    undated = sorted(set(market_names(corpus)) - set(dated_markets(corpus)))
+    if needs_days and undated:
+        raise SpecError(
+            f"The split {split.kind!r} needs dates, and {', '.join(undated)} of corpus {corpus.name!r} has none.",
+            hint="Choose ratio, or leave-one-out at random.",
+        )
+
+
+def _past_seconds(session: Session, job: JobSpec) -> float | None:
+    done = select(func.avg(RunRow.seconds)).where(
+        RunRow.method == job.method, RunRow.corpus == job.corpus, RunRow.state == "succeeded"
+    )
+    same = session.scalar(done.where(RunRow.target == job.target))
+    return session.scalar(done) if same is None else same
