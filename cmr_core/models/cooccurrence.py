@@ -105,7 +105,7 @@ class Search:
                 )
             if self.best is None or value > self.best[0]:
                 self.best = (value, choice, fitted)
-        self.advance({"validation": self.tried[key]})
+        self.advance({"valid": self.tried[key]})
 
 
 def choose(
@@ -127,7 +127,7 @@ def choose(
         search.consider(Choice(strength, weights))
     for name in names:
         now = _best(search)[1]
-        for weight in _neighbours(now.weights[name]):
+        for weight in _others(now.weights[name]):
             search.consider(Choice(now.strength, {**now.weights, name: weight}))
     value, choice, fitted = _best(search)
     return fitted, choice, value
@@ -153,8 +153,6 @@ def _best(search: Search) -> tuple[float, Choice, ItemItem]:
     return search.best
 
 
-def _neighbours(weight: float) -> tuple[float, float]:
-    """Two other values of the grid: off and one step up; for the largest, one and two steps down."""
-    at = WEIGHTS.index(weight)
-    others = {0: (0.1, 0.3), 1: (0.0, 0.3), 2: (0.0, 1.0), 3: (0.1, 0.3)}
-    return others[at]
+def _others(weight: float) -> tuple[float, float]:
+    """Two other values of the grid: off, and the next one (for the largest the one below, for off the two above)."""
+    return {0.0: (0.1, 0.3), 0.1: (0.0, 0.3), 0.3: (0.0, 1.0), 1.0: (0.0, 0.3)}[weight]
