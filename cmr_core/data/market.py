@@ -80,16 +80,21 @@ class Corpus:
         return self.markets[name]
 
 
-def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[StrArray, npt.NDArray[np.int32]]:
-    """The different ids, ascending by code point, and each row's position among them. A hash pass and a small sort."""
+def encode(ids: pa.Array | pa.ChunkedArray) -> tuple[StrArray, IntArray]:
+    """The different ids, ascending by code point, and each row's position among them (int32).
+
+    Takes text or dictionary-coded text; one hash pass over rows and a sort of the different ids.
+    """
     chunked = pa.chunked_array([ids]) if isinstance(ids, pa.Array) else ids
-    coded = chunked.combine_chunks().dictionary_encode()
-    coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+    if not pa.types.is_dictionary(chunked.type):
+        chunked = chunked.dictionary_encode()
+    coded = chunked.unify_dictionaries().combine_chunks()
     order = pc.sort_indices(coded.dictionary).to_numpy()
     place = np.empty(len(order), dtype=np.int32)
     place[order] = np.arange(len(order), dtype=np.int32)
     vocabulary = coded.dictionary.to_numpy(zero_copy_only=False).astype(object)[order]
-    return vocabulary, place[coded.indices.to_numpy()]
+    used, codes = _compact(place[coded.indices.to_numpy()], len(order))
+    return vocabulary[used], codes
 
 
 def build_corpus(name: str, table: pa.Table) -> Corpus:
@@ -99,14 +104,20 @@ def build_corpus(name: str, table: pa.Table) -> Corpus:
     """
     if not table.num_rows:
         raise DataError("There is no interaction to make a corpus of.", hint="Check that the file has rows.")
-    items, item = encode(table["item"])
     names, market = encode(table["market"])
-    rating, day = table["rating"].to_numpy(), table["day"].to_numpy()
+    users, user = encode(table["user"])
+    items, item = encode(table["item"])
+    rating, day = table["rating"].to_numpy().astype(np.float32), table["day"].to_numpy().astype(np.int32)
     markets = {}
     for code, market_name in enumerate(names):
         rows = np.flatnonzero(market == code)
-        users, user = encode(table["user"].take(pa.array(rows)))
-        markets[str(market_name)] = Market(
-            str(market_name), users, user, item[rows], rating[rows].astype(np.float32), day[rows].astype(np.int32)
-        )
+        present, local = _compact(user[rows], len(users))
+        markets[market_name] = Market(market_name, users[present], local, item[rows], rating[rows], day[rows])
     return Corpus(name, items, markets)
+
+
+def _compact(codes: IntArray, size: int) -> tuple[IntArray, IntArray]:
+    """The codes that occur, ascending, and each row's position among them; linear, unlike np.unique."""
+    used = np.zeros(size, dtype=bool)
+    used[codes] = True
+    return np.flatnonzero(used), (np.cumsum(used) - 1)[codes].astype(np.int32)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import numpy.typing as npt
 
 from cmr_core.data.split import MarketSplit, Split, name_seed
 from cmr_core.errors import SpecError
@@ -105,12 +106,12 @@ def _wrong(drawn: IntArray, rows: IntArray, taken: IntArray, n_items: int) -> np
     return repeated | contains(taken, rows[:, None] * n_items + drawn)
 
 
-def contains(ascending: IntArray, keys: IntArray) -> np.ndarray:
+def contains(ascending: IntArray, keys: IntArray) -> npt.NDArray[np.bool_]:
     """Which `keys` (any shape) lie in the sorted array; much less memory than a table of all keys."""
     if not len(ascending):
         return np.zeros(keys.shape, dtype=bool)
     at = np.minimum(np.searchsorted(ascending, keys), len(ascending) - 1)
-    found: np.ndarray = ascending[at] == keys
+    found: npt.NDArray[np.bool_] = ascending[at] == keys
     return found
 
 
