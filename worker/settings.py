@@ -28,7 +28,6 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address that the dashboard listens on")
     port: int = Field(8501, ge=1, le=65535)
     sample: bool = Field(True, description="Whether `up` loads the sample corpus and a small comparison when it is new")
-    stop_seconds: float = Field(10, ge=0, description="How long `up` waits for running jobs before it stops them")
 
     lease_seconds: float = Field(120, gt=0, description="A run without a heartbeat for so long is lost")
     heartbeat_seconds: float = Field(15, gt=0)
@@ -39,6 +38,8 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="A run that killed its worker so often has failed")
     visibility_seconds: int = Field(8 * DAY, gt=0, description="Broker redelivers after this; above every hard limit")
     soft_shutdown_seconds: float = Field(60, ge=0, description="How long a stopping worker may save its run")
+
+    stop_seconds: float = Field(20, ge=0, description="How long `up` waits for running jobs to save themselves")
 
     worker_device: Literal["cpu", "gpu"] = Field("cpu", description="Which queue this worker process serves")
     worker_gpu: int | None = Field(None, ge=0, description="The only GPU that this worker process sees")

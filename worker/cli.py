@@ -1,0 +1,50 @@
+"""The command line: everything that the pages do, and what starts and checks the project.
+
+Modules that take long to import are imported inside the commands, so that `cmr --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from cmr_core.errors import CmrError
+from worker.commands import data, develop, results, runs, serve
+
+app = typer.Typer(
+    name="cmr",
+    help="Compare cross-market recommendation methods: launch, watch, compare, inspect.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+for module in (serve, runs, results, develop):
+    module.register(app)
+
+
+def main() -> None:
+    """Run the command line. A fault that the project knows ends with its cause, the next step and exit status 1."""
+    from pydantic import ValidationError
+
+    try:
+        app()
+    except CmrError as error:
+        _explain(str(error), error.hint)
+    except ValidationError as error:  # the settings: everything else is parsed into a CmrError
+        faults = "; ".join(f"CMR_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
+        _explain(f"A setting in the environment is wrong: {faults}", "Correct it or leave it out, then start again.")
+    except BrokenPipeError:  # somebody read only the first lines of a listing
+        sys.stderr.close()
+
+
+def _explain(cause: str, hint: str) -> None:
+    print(f"Error: {cause}", file=sys.stderr)
+    if hint:
+        print(f"What to do: {hint}", file=sys.stderr)
+    raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    main()

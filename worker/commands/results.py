@@ -1,0 +1,73 @@
+"""Commands that take results out: a study's table, and one user's recommendations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from worker.settings import get_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(export)
+    app.command()(recommend)
+    app.command()(studies)
+
+
+def studies() -> None:
+    """List studies, newest first."""
+    from worker.store.session import open_store
+    from worker.store.studies import list_studies
+
+    for row in list_studies(open_store(get_settings())):
+        typer.echo(f"{row.id}\t{row.name}\t{row.created_at:%Y-%m-%d %H:%M}\t{row.created_by}")
+
+
+def export(
+    study: Annotated[str, typer.Argument(help="Id of a study, or the name of one (the newest of that name).")],
+    form: Annotated[Literal["csv", "latex"], typer.Option("--format", help="What to write.")] = "csv",
+    metric: Annotated[str, typer.Option(help="Which test metric, e.g. ndcg@10.")] = "ndcg@10",
+    out: Annotated[Path | None, typer.Option(help="File to write; printed if absent.")] = None,
+) -> None:
+    """Write a study's methods-by-markets table: mean and deviation over seeds, with counts."""
+    from cmr_core.errors import NotFoundError
+    from worker.commands.table import study_table, to_latex
+    from worker.store.session import open_store
+
+    store = open_store(get_settings())
+    table = study_table(store, _study_id(store, study), metric)
+    if table.empty:
+        raise NotFoundError(f"No run of this study has the metric {metric!r} yet.", hint="See `cmr runs --study`.")
+    text = table.to_csv(index=False) if form == "csv" else to_latex(table, metric)
+    if out is None:
+        typer.echo(text, nl=False)
+    else:
+        out.write_text(text, encoding="utf-8")
+        typer.echo(f"Wrote {out}")
+
+
+def recommend(
+    run: Annotated[str, typer.Argument(help="Id of a succeeded run, or its first characters.")],
+    user: Annotated[str, typer.Argument(help="A user's id in the run's target market.")],
+    n: Annotated[int, typer.Option("-n", help="How many items.", min=1, max=1000)] = 10,
+) -> None:
+    """Print what a run's model recommends to a user; what the user had in training or validation is left out."""
+    from worker.commands.runs import find_run
+    from worker.recommend import recommend as ask
+    from worker.store.session import open_store
+
+    store = open_store(get_settings())
+    for rank, (item, score) in enumerate(ask(store, find_run(store, run), user, n), start=1):
+        typer.echo(f"{rank}\t{item}\t{score:.6g}")
+
+
+def _study_id(store: object, wanted: str) -> str:
+    from worker.store.session import Store
+    from worker.store.studies import get_study, list_studies
+
+    assert isinstance(store, Store)
+    named = [row.id for row in list_studies(store) if wanted in (row.name, row.id)]
+    return named[0] if named else get_study(store, wanted).id
