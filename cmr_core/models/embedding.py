@@ -36,31 +36,33 @@ class Training(Frozen):
         return Schedule(self.epochs, self.eval_every, self.patience)
 
 
+def random_start(n_nodes: int, dimensions: int, generator: torch.Generator) -> torch.Tensor:
+    """(n_nodes, dimensions) from N(0, 0.1), on the generator's device."""
+    return torch.randn((n_nodes, dimensions), generator=generator, device=generator.device).mul_(0.1)
+
+
 def fit_embedding(
     stage: str,
-    graph: Graph,
+    start: torch.Tensor,
+    propagate: Callable[[torch.Tensor], torch.Tensor],
     triples: Triples,
+    generator: torch.Generator,
     training: Training,
     run: Run,
     nodes: Mapping[str, tuple[IntArray, IntArray]],
-    start: torch.Tensor | None = None,
 ) -> Arrays:
-    """BPR on `triples` with Adam; one propagation of the whole graph per step; layer 0 at best validation.
+    """BPR on `triples` with Adam, from the layer-0 table `start` (N, D); one propagation of the graph per step.
 
-    `nodes` gives user and item nodes of each market to judge. `start` replaces the random start N(0, 0.1).
-    Raises as `training.loop.train`. Cost of an epoch: pairs / batch_size * 2 * layers * O(E D).
+    `propagate` maps the table to final vectors (N, D); `triples` and `nodes`, the user and item rows of each
+    market to judge, number the table's rows. Returns `embedding`, the table at best validation, and `best` (2,),
+    its epoch and validation value. Raises as `training.loop.train`. Cost of an epoch: pairs / batch_size steps of
+    2 * layers sparse products each.
     """
-    generator = torch.Generator(device=run.device).manual_seed(run.seed)
-    if start is None:
-        shape = (graph.n_nodes, training.dimensions)
-        table = torch.randn(shape, generator=generator, device=run.device).mul_(0.1)
-    else:
-        table = start.detach().clone()
-    table.requires_grad_()
+    table = start.detach().clone().requires_grad_()
     model = adam({"embedding": table}, training.learning_rate, generator)
 
     def step(batch: torch.Tensor) -> torch.Tensor:
-        final = functional.embedding(batch, graph.mean_layers(table, training.layers))
+        final = functional.embedding(batch, propagate(table))
         loss = bpr((final[0] * final[1]).sum(1), (final[0] * final[2]).sum(1))
         total = loss + training.l2 * l2(functional.embedding(batch, table), batch.shape[1])
         model.optimizer.zero_grad()
@@ -75,7 +77,7 @@ def fit_embedding(
 
     def validate() -> float:
         with torch.no_grad():
-            final = graph.mean_layers(table, training.layers).cpu().numpy()
+            final = propagate(table).cpu().numpy()
         return mean_validation(run, final, nodes)
 
     trained = train(stage, model, epoch, validate, run.monitor, training.schedule)

@@ -6,12 +6,15 @@ arrays, trained once. The methods `lightgcn` and `lightgcn-all` are these stages
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+import torch
 from pydantic import Field
 
 from cmr_core.interfaces import Arrays, IntArray, MarketView, ParameterCount, Recommender, Run, Task
-from cmr_core.models.embedding import Training, best_details, factors_from_embedding, fit_embedding
-from cmr_core.models.graph import combined_graph, market_graph
+from cmr_core.models.embedding import Training, best_details, factors_from_embedding, fit_embedding, random_start
+from cmr_core.models.graph import Graph, combined_graph, market_graph
 from cmr_core.models.negatives import Triples
 from cmr_core.models.registry import Config, register
 from cmr_core.training.monitor import shared_key
@@ -56,7 +59,7 @@ class TeacherConfig(SpaceConfig):
     teacher_batch: int = Field(2048, ge=16, le=1_000_000, description="Training pairs of the target per step")
     teacher_epochs: int = Field(200, ge=1, le=5000, description="Passes over the target's training pairs at most")
     teacher_eval_every: int = Field(5, ge=1, le=100, description="Passes between two looks at validation")
-    teacher_patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
+    teacher_patience: int = Field(10, ge=1, le=1000, description="Looks without improvement before it stops")
 
     def teacher(self) -> Training:
         """What `lightgcn.teacher` takes."""
@@ -84,7 +87,7 @@ def backbone(task: Task, run: Run, training: Training) -> Arrays:
         whole = combined_graph(task, run.device)
         triples = Triples(task.markets, run.device, catalogues=True)
         nodes = {market.name: (whole.users(market), whole.items(market)) for market in task.markets}
-        return fit_embedding("backbone", whole.graph, triples, training, run, nodes)
+        return _from_scratch("backbone", whole.graph, triples, training, run, nodes)
 
     return run.monitor.shared(key, build)
 
@@ -100,7 +103,7 @@ def teacher(task: Task, run: Run, training: Training) -> Arrays:
     def build() -> Arrays:
         nodes = {target.name: market_nodes(target)}
         triples = Triples([target], run.device, catalogues=False)
-        return fit_embedding("teacher", market_graph(target, run.device), triples, training, run, nodes)
+        return _from_scratch("teacher", market_graph(target, run.device), triples, training, run, nodes)
 
     return run.monitor.shared(key, build)
 
@@ -174,6 +177,23 @@ class LightGCNAll:
             count,
             details=best_details("backbone", arrays),
         )
+
+
+def _from_scratch(
+    stage: str,
+    graph: Graph,
+    triples: Triples,
+    training: Training,
+    run: Run,
+    nodes: Mapping[str, tuple[IntArray, IntArray]],
+) -> Arrays:
+    generator = torch.Generator(device=run.device).manual_seed(run.seed)
+    start = random_start(graph.n_nodes, training.dimensions, generator)
+
+    def propagate(table: torch.Tensor) -> torch.Tensor:
+        return graph.mean_layers(table, training.layers)
+
+    return fit_embedding(stage, start, propagate, triples, generator, training, run, nodes)
 
 
 def _kind(device: str) -> str:
