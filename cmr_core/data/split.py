@@ -128,10 +128,10 @@ def _rows(market: Market, spec: SplitSpec) -> Pairs:
 
 def _draw(pairs: Pairs, n_users: int, spec: SplitSpec, points: tuple[int, int], rng: np.random.Generator) -> IntArray:
     """Part of each row, (n,) int8."""
-    if spec.kind == "temporal":
-        return _close(pairs, _by_time(pairs, n_users, points))
-    if spec.kind == "events":
-        return _close(pairs, _by_event(pairs, n_users, spec, rng))
+    if spec.kind in ("temporal", "events"):
+        timed = spec.kind == "temporal"
+        part = _by_time(pairs, n_users, points) if timed else _by_event(pairs, n_users, spec, rng)
+        return part if spec.deduplicate else _close(pairs, part)
     noise = rng.random(len(pairs))
     n_distinct = np.bincount(pairs.user[~_repeats(pairs)], minlength=n_users)
     count = np.where(n_distinct >= 3, np.bincount(pairs.user, minlength=n_users), 0)
