@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
-from sqlalchemy import delete
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from cmr_core.data.market import Corpus
@@ -28,7 +28,6 @@ from worker.store.tables import ArtifactRow, MetricRow, StageRow
 
 if TYPE_CHECKING:  # the core's models bring torch, which a page or the queue must not pay for
     from cmr_core.evaluation.evaluate import Evaluation
-
     from cmr_core.experiment import Outcome
 
 __all__ = ["Blobs", "DiskFullError", "list_artifacts", "load_model", "load_table", "save_outcome"]
@@ -57,13 +56,14 @@ def save_outcome(store: Store, claim: Claim, outcome: Outcome, corpus: Corpus) -
         "stage": None,
     }
 
-    def write() -> None:
+    def write() -> list[str]:
         with store.begin() as session:
             hold(session, store, claim)
             _replace(session, claim.run_id, outcome, stored)
-            finish(session, claim, **result)
+            return finish(session, claim, **result)
 
-    store.patiently(write)
+    for checkpoint in store.patiently(write):
+        store.blobs.discard(checkpoint)
 
 
 def load_table(store: Store, run_id: str, kind: Table) -> pd.DataFrame:
@@ -88,8 +88,6 @@ def load_model(store: Store, run_id: str) -> Recommender:
 
 def list_artifacts(store: Store, run_id: str) -> list[ArtifactRow]:
     """What is stored of a run, by kind, with size and checksum."""
-    from sqlalchemy import select
-
     with store.read() as session:
         return list(session.scalars(select(ArtifactRow).filter_by(run_id=run_id).order_by(ArtifactRow.kind)))
 
@@ -107,9 +105,10 @@ def to_parquet(frame: pd.DataFrame) -> bytes:
 def from_parquet(data: bytes) -> pd.DataFrame:
     """The frame. Raises IntegrityError if the bytes are no Parquet file."""
     try:
-        return pd.read_parquet(io.BytesIO(data))
+        frame: pd.DataFrame = pd.read_parquet(io.BytesIO(data))
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError(f"A stored table cannot be read: {error}.", hint="Run the job again.") from None
+    return frame
 
 
 def to_safetensors(arrays: Mapping[str, np.ndarray], note: Mapping[str, str] | None = None) -> bytes:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from sqlalchemy.orm import Session
 
 from cmr_core.errors import NotPermittedError
+from worker.store.clock import now
 from worker.store.tables import AuditRow
 
 Role = Literal["viewer", "analyst", "admin"]
@@ -58,4 +59,6 @@ def require(actor: Actor, action: Action) -> None:
 
 def record(session: Session, actor: Actor, action: Action, subject: str, detail: dict[str, Any] | None = None) -> None:
     """Add a line to the audit log, in the same transaction as the change. Lines are never changed or removed."""
-    session.add(AuditRow(actor=actor.name, role=actor.role, action=action, subject=subject[:160], detail=detail))
+    session.add(
+        AuditRow(at=now(), actor=actor.name, role=actor.role, action=action, subject=subject[:160], detail=detail)
+    )

@@ -6,6 +6,7 @@ raises it, and every later write carries it, so that a worker that was thought d
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from cmr_core.spec import JobSpec, parse
 from worker.store.audit import Actor, record, require
 from worker.store.clock import later, now
 from worker.store.session import Store, lock
-from worker.store.tables import USABLE, CheckpointRow, LogRow, RunRow
+from worker.store.tables import USABLE, CheckpointRow, LogRow, RunRow, StudyRunRow
+
+_ID = re.compile(r"[0-9a-f-]{36}")
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ def request_cancel(store: Store, actor: Actor, run_id: str) -> None:
     """
     require(actor, "cancel")
     with store.begin() as session:
+        _existing(session, run_id)
         done = session.execute(
             update(RunRow)
             .where(RunRow.id == run_id, RunRow.state.in_(("queued", "running", "lost")))
@@ -110,8 +114,6 @@ def list_runs(
     store: Store, *, states: Sequence[str] = (), study_id: str | None = None, limit: int | None = None
 ) -> list[RunRow]:
     """Runs, newest first; all of them unless narrowed."""
-    from worker.store.tables import StudyRunRow
-
     query = select(RunRow).order_by(RunRow.created_at.desc(), RunRow.id).limit(limit)
     if states:
         query = query.where(RunRow.state.in_(states))
@@ -204,11 +206,15 @@ def is_held(store: Store, claim: Claim) -> bool:
         return session.scalar(select(RunRow.id).where(*_holds(claim))) is not None
 
 
-def finish(session: Session, claim: Claim, **result: Any) -> None:
-    """End the run as succeeded, in the transaction that writes its results. Raises LostClaimError."""
+def finish(session: Session, claim: Claim, **result: Any) -> list[str]:
+    """End the run as succeeded, in the transaction that writes its results. Raises LostClaimError.
+
+    Returns the sha256 of its checkpoints, which are forgotten; remove their bytes after the commit.
+    """
     _fenced(session, claim, {"state": "succeeded", **_END, **result})
-    forget_checkpoints(session, claim.run_id)
     log(session, claim.run_id, "info", "Finished.")
+    of_run = CheckpointRow.run_id == claim.run_id
+    return list(session.scalars(delete(CheckpointRow).where(of_run).returning(CheckpointRow.sha256)))
 
 
 def fail(store: Store, claim: Claim, message: str, hint: str = "", *, detail: str = "") -> None:
@@ -238,11 +244,6 @@ def log_lines(store: Store, run_id: str, limit: int = 500) -> list[LogRow]:
         return list(rows)[::-1]
 
 
-def forget_checkpoints(session: Session, run_id: str) -> None:
-    """Drop what was kept of unfinished stages; the reaper removes the bytes."""
-    session.execute(delete(CheckpointRow).where(CheckpointRow.run_id == run_id))
-
-
 _CLEAN: Mapping[str, Any] = {
     "lease_until": None,
     "worker": None,
@@ -268,7 +269,7 @@ def _fenced(session: Session, claim: Claim, values: Mapping[str, Any]) -> None:
 
 
 def _existing(session: Session, run_id: str) -> RunRow:
-    run = session.get(RunRow, run_id)
+    run = session.get(RunRow, run_id) if _ID.fullmatch(run_id) else None
     if run is None:
         raise NotFoundError(f"There is no run {run_id[:64]!r}.", hint="The list of runs shows those there are.")
     return run
