@@ -45,6 +45,7 @@ class Service:
     started: float = 0.0
     failures: int = 0
     _parent: int = 0
+    _log_start: int = 0
 
     def start(self) -> None:
         """Start the process in a session of its own, so that Ctrl-C reaches only the supervisor."""
@@ -53,6 +54,7 @@ class Service:
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT:
             self.log.replace(self.log.with_suffix(".log.old"))
         with self.log.open("ab") as log:
+            self._log_start = log.tell()
             self.process = subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
@@ -86,6 +88,14 @@ class Service:
             elif self.alive:
                 self.process.send_signal(number)
 
+    def has_said(self, words: str) -> bool:
+        """Whether the process has written the words since it was started."""
+        if not self.log.exists():
+            return False
+        with self.log.open("rb") as log:
+            log.seek(self._log_start)
+            return words.encode() in log.read(2**20)
+
     def tail(self, lines: int = 5) -> str:
         """The last lines of the log."""
         if not self.log.exists():
@@ -110,14 +120,18 @@ class Supervisor:
         self.impatient = self.stopping
         self.stopping = True
 
-    def start(self, service: Service, *, patience: float = 60.0) -> None:
-        """Start a service and wait until it is ready. Raises CmrError with the end of its log where it fails."""
-        self.services.append(service)
-        service.start()
-        self.await_ready(service, patience=patience)
+    def start(self, *services: Service, patience: float = 60.0) -> None:
+        """Start services together and wait until all are ready, or somebody asks to stop.
 
-    def await_ready(self, service: Service, *, patience: float = 60.0) -> None:
-        """Wait until a started service answers, it ends, or somebody asks to stop."""
+        Raises CmrError with the end of its log where one of them ends or takes too long.
+        """
+        for service in services:
+            self.services.append(service)
+            service.start()
+        for service in services:
+            self._await_ready(service, patience)
+
+    def _await_ready(self, service: Service, patience: float) -> None:
         end = time.monotonic() + patience
         while not self.stopping and not service.ready():
             if not service.alive or time.monotonic() > end:

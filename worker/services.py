@@ -64,32 +64,24 @@ def start_all(settings: Settings, supervisor: Supervisor, say: Callable[[str], N
     port = free_port(settings.host, settings.port, fixed="port" in settings.model_fields_set)
     if port != settings.port:
         say(f"Port {settings.port} is taken by another program; using {port}. Set CMR_PORT to choose one.")
-    run_once(settings, say, "the database", "migrate")
     if not settings.broker_url:
         supervisor.start(broker(settings))
-    if settings.sample:
-        run_once(settings, say, "the sample", "sample")
-    page = dashboard(settings, port)
-    supervisor.start(page)
-    supervisor.start(Service("reaper", cli("reaper"), log(settings, "reaper"), common(settings), ROOT))
-    for service in workers(settings, say):
-        supervisor.start(service)
+    prepare(settings, say)
+    reaper = Service("reaper", cli("reaper"), log(settings, "reaper"), common(settings), ROOT)
+    supervisor.start(dashboard(settings, port), reaper, *workers(settings, say))
     return address(settings.host, port)
 
 
-def run_once(settings: Settings, say: Callable[[str], None], what: str, command: str) -> None:
-    """Run a command of the command line to its end. Raises CmrError with its words where it fails."""
-    say(f"Preparing {what} ...")
-    done = subprocess.run(
-        cli(command), env={**os.environ, **common(settings)}, capture_output=True, text=True, check=False
-    )
-    if done.stdout.strip():
-        say(done.stdout.strip())
+def prepare(settings: Settings, say: Callable[[str], None]) -> None:
+    """Migrate the database and load the sample, in a process of its own: the supervisor stays small.
+
+    Raises CmrError with that process's words where it fails.
+    """
+    environment = {**os.environ, **common(settings)}
+    done = subprocess.run(cli("prepare"), env=environment, capture_output=True, text=True, check=False)
+    say(done.stdout.strip())
     if done.returncode:
-        raise CmrError(
-            f"Preparing {what} failed:\n{done.stderr.strip() or done.stdout.strip()}",
-            hint=f"Try it alone: ./cmr {command}",
-        )
+        raise CmrError(f"Preparing the database failed:\n{done.stderr.strip()}", hint="Try it alone: ./cmr migrate")
 
 
 def broker(settings: Settings) -> Service:
@@ -145,16 +137,11 @@ def worker(settings: Settings, name: str, device: str, environment: dict[str, st
     """One worker process. It is asked to end warm, then cold (its message goes back to the queue), then killed."""
     command = worker_command(device, name.replace("worker ", "").replace(" ", "-"))
     stop = ((signal.SIGTERM, settings.stop_seconds), (signal.SIGQUIT, 5.0))
+    environment = {**worker_environment(settings, device), **environment}
     # The pages must stay quick while a job keeps every core busy.
-    return Service(
-        name,
-        command,
-        log(settings, name),
-        {**worker_environment(settings, device), **environment},
-        ROOT,
-        stop=stop,
-        niceness=5,
-    )
+    service = Service(name, command, log(settings, name), environment, ROOT, stop=stop, niceness=5)
+    service.ready = lambda: service.has_said(" ready.")
+    return service
 
 
 def worker_environment(settings: Settings, device: str) -> dict[str, str]:

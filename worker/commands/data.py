@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,12 +43,11 @@ def add(
 def fetch(name: Annotated[str, typer.Argument(help="A published corpus.")] = "xmarket-electronics") -> None:
     """Download a published corpus, check its sums and store it. An interrupted download resumes."""
     from cmr_core.data.catalogue import fetch
-
     from cmr_core.data.files import read_corpus
     from cmr_core.data.layouts import Layout
 
     folder = get_settings().root / "downloads" / name
-    files = fetch(name, folder, report=lambda text: typer.echo(text))
+    files = fetch(name, folder, report=_report)
     _store(read_corpus(files, name=name, layout=Layout(kind="xmarket")), f"fetched: {name}")
 
 
@@ -72,6 +72,15 @@ def describe(name: Annotated[str, typer.Argument(help="Name or digest of a corpu
     row = get_corpus(open_store(), name)
     body = {"name": row.name, "digest": row.digest, "origin": row.origin}
     typer.echo(yaml.safe_dump({**body, "description": row.description, "audit": row.audit}, sort_keys=False))
+
+
+def _report(file: str, done: int, total: int) -> None:
+    """One line that is written over, where somebody watches."""
+    size = f"{done / 2**20:.1f} of {total / 2**20:.1f} MB" if total else f"{done / 2**20:.1f} MB"
+    if sys.stderr.isatty():
+        typer.echo(f"\r{file}: {size}", nl=done >= total, err=True)
+    elif done >= total:
+        typer.echo(f"{file}: {size}", err=True)
 
 
 def _store(corpus: Corpus, origin: str) -> None:

@@ -14,8 +14,8 @@ Device = Literal["cpu", "gpu"]
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
-    for command in (up, worker, reaper, migrate, sample):
-        app.command(hidden=command is sample)(command)
+    for command in (up, worker, reaper, migrate, health, prepare):
+        app.command(hidden=command in (health, prepare))(command)
     app.command("app")(dashboard)
 
 
@@ -74,8 +74,19 @@ def migrate() -> None:
     migrate(get_settings())
 
 
-def sample() -> None:
-    """Load the sample corpus and queue a small comparison, if the store is empty."""
-    from worker.sample import load_sample
+def health(what: Annotated[Literal["app", "worker", "store"], typer.Argument(help="What to ask.")]) -> None:
+    """Exit status 0 if the dashboard, this machine's worker or the database answers; for container health checks."""
+    from worker import health
 
-    typer.echo(load_sample(get_settings()))
+    if not health.ASK[what](get_settings()):
+        raise SystemExit(1)
+
+
+def prepare() -> None:
+    """What `up` does before it starts the workers: the database's tables, and the sample in an empty store."""
+    migrate()
+    typer.echo("The database is ready.")
+    if get_settings().sample:
+        from worker.sample import load_sample
+
+        typer.echo(load_sample(get_settings()))
