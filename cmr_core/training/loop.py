@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
 from cmr_core.errors import Cancelled, TrainingError
 from cmr_core.interfaces import Monitor, Progress
 from cmr_core.training.checkpoint import Position, Trainable, pack, unpack
+
+CHECKPOINT_SECONDS = 20.0  # at most this much work is lost; writing one takes some hundredths of a second
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Schedule:
     epochs: int
     eval_every: int = 1
     patience: int = 10
-    checkpoint_seconds: float = 20.0
+    checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
 
 
 @dataclass(frozen=True)
