@@ -30,7 +30,7 @@ def worker(settings: Settings) -> bool:
 def store(settings: Settings) -> bool:
     """Whether the database answers. Raises the database's own error where it does not."""
     with open_store(settings).read() as session:
-        return session.scalar(text("SELECT 1")) == 1
+        return bool(session.scalar(text("SELECT 1")))
 
 
 ASK: dict[str, Callable[[Settings], bool]] = {"app": dashboard, "worker": worker, "store": store}
