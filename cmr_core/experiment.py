@@ -5,15 +5,15 @@ from __future__ import annotations
 import platform
 import random
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import scipy
 import torch
 
 from cmr_core.data.market import Corpus
-from cmr_core.data.sampling import sample_candidates
+from cmr_core.data.sampling import Candidates, Part, sample_candidates
 from cmr_core.data.split import Split, make_split
 from cmr_core.errors import Cancelled, DeviceError, SpecError
 from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
@@ -36,8 +36,10 @@ class Outcome:
     seconds: float
 
 
-def run(spec: JobSpec, corpus: Corpus, monitor: Monitor) -> Outcome:
+def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, given: Mapping[str, Candidates] | None = None) -> Outcome:
     """Run one job. Deterministic in (spec, corpus) on one device.
+
+    `given` holds imported candidate lists by market, for evaluations that ask for them.
 
     Raises SpecError (a market, method or setting that does not exist), DataError (a corpus that cannot be split),
     DeviceError, TrainingError, Cancelled.
@@ -50,11 +52,11 @@ def run(spec: JobSpec, corpus: Corpus, monitor: Monitor) -> Outcome:
     _step(recorder, "split", 1, 1)
     seed_everything(spec.seed)
     task = split.task(spec.target, spec.sources if method.uses_sources else ())
-    context = Run(spec.seed, device, Judge(split, spec.evaluation), recorder)
+    context = Run(spec.seed, device, Judge(split, spec.evaluation, given=given), recorder)
     recommender = method.create(spec.settings).fit(task, context)
-    valid = _evaluate(recommender, split, spec, "valid")
+    valid = _evaluate(recommender, split, spec, "valid", given)
     _step(recorder, "evaluate", 1, 2)
-    test = _evaluate(recommender, split, spec, "test")
+    test = _evaluate(recommender, split, spec, "test", given)
     _step(recorder, "evaluate", 2, 2)
     seconds = time.perf_counter() - started
     return Outcome(recommender, test, valid, recorder.curves, recorder.stages, environment(device), seconds)
@@ -114,8 +116,10 @@ def environment(device: str) -> dict[str, str]:
     }
 
 
-def _evaluate(recommender: Recommender, split: Split, spec: JobSpec, part: Literal["valid", "test"]) -> Evaluation:
-    candidates = sample_candidates(split, spec.target, part, spec.evaluation)
+def _evaluate(
+    recommender: Recommender, split: Split, spec: JobSpec, part: Part, given: Mapping[str, Candidates] | None
+) -> Evaluation:
+    candidates = sample_candidates(split, spec.target, part, spec.evaluation, given=given)
     return evaluate(recommender.score, split.markets[spec.target], part, spec.evaluation, candidates)
 
 

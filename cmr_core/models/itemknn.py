@@ -106,7 +106,7 @@ def similarities(counts: FloatArray, shrinkage: float, neighbours: int) -> Float
 
 
 def _solve(counts: Counts, neighbours: int, choice: Choice) -> FloatArray:
-    return similarities(counts.weighted(choice.weights), choice.strength, neighbours)
+    return similarities(counts.weighted(choice.weights).toarray(), choice.strength, neighbours)
 
 
 def _fit(

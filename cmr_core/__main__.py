@@ -1,0 +1,85 @@
+"""`python -m cmr_core job.json --data FILES`: one job with neither database nor queue, and a progress bar."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from cmr_core.data.files import read_corpus
+from cmr_core.data.layouts import Layout
+from cmr_core.data.market import Corpus
+from cmr_core.data.synthetic import synthetic
+from cmr_core.errors import CmrError, SpecError
+from cmr_core.experiment import Outcome, run
+from cmr_core.export import save
+from cmr_core.spec import JobSpec, parse
+from cmr_core.training.monitor import ProgressBarMonitor
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the job and print its metrics. Exit code 0; 2 with cause and next step on stderr where it cannot run."""
+    options = _parser().parse_args(arguments)
+    try:
+        corpus = _corpus(options)
+        spec = read_job(options.job, corpus)
+        with ProgressBarMonitor() as monitor:
+            outcome = run(spec, corpus, monitor)
+        Console().print(metrics_table(spec, outcome))
+        if options.out is not None:
+            save(spec, corpus, outcome, options.out)
+    except CmrError as error:
+        print(error.explain(), file=sys.stderr)
+        return 2
+    return 0
+
+
+def read_job(path: Path, corpus: Corpus) -> JobSpec:
+    """The job in a JSON file; where it names no corpus, the data at hand are meant. Raises SpecError."""
+    try:
+        body = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path} is not a readable JSON file: {error}.") from None
+    if not isinstance(body, dict):
+        raise SpecError(f"{path} holds no JSON object.", hint='A job looks like {"target": ..., "method": ...}.')
+    filled: dict[str, Any] = {"corpus": corpus.digest, **body}
+    return parse(JobSpec, filled)
+
+
+def metrics_table(spec: JobSpec, outcome: Outcome) -> Table:
+    """Test and validation means under the job's protocol."""
+    test, valid = outcome.test.means(), outcome.valid.means()
+    table = Table(title=f"{spec.method} on {spec.target}, {len(outcome.test.users)} test users")
+    table.caption = f"{spec.protocol_text()} · seed {spec.seed} · {outcome.seconds:.1f} s"
+    for name in ("metric", "test", "validation"):
+        table.add_column(name, justify="left" if name == "metric" else "right")
+    for name, value in test.items():
+        table.add_row(name, f"{value:.4f}", f"{valid[name]:.4f}" if name in valid else "")
+    return table
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m cmr_core", description=__doc__)
+    parser.add_argument("job", type=Path, help="JSON file with target, sources, method, settings, split, ...")
+    data = parser.add_mutually_exclusive_group(required=True)
+    data.add_argument("--data", type=Path, nargs="+", metavar="FILE", help="market files")
+    data.add_argument("--synthetic", type=int, metavar="SEED", help="made-up markets instead of files")
+    parser.add_argument("--format", choices=("xmarket", "wsdm"), default="xmarket", help="layout of the files")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="write metrics, lists and model there")
+    return parser
+
+
+def _corpus(options: argparse.Namespace) -> Corpus:
+    if options.synthetic is not None:
+        return synthetic(seed=options.synthetic)
+    return read_corpus(options.data, name="files", layout=Layout(kind=options.format))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

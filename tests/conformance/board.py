@@ -1,0 +1,112 @@
+"""What the conformance tests stand on: a corpus with one right answer, small settings, and fits made once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from cmr_core.data.split import MarketSplit, Split
+from cmr_core.evaluation.evaluate import Judge
+from cmr_core.interfaces import FloatArray, IntArray, Pairs, Recommender, Run, Validator
+from cmr_core.models.registry import MethodInfo
+from cmr_core.spec import EvalSpec, Scalar, SplitSpec
+from cmr_core.training.monitor import QuietMonitor
+
+SIZE = 30  # users and items of the target
+TARGET, SOURCES = "jp", ("ca", "de")
+SMALL = {"epochs": 4, "dimensions": 8, "batch": 64, "eval_every": 1}
+
+
+def small(info: MethodInfo, **sizes: int) -> dict[str, Scalar]:
+    """Settings that make any method quick: every whole-numbered setting with such a word in its name, in its bounds."""
+    result: dict[str, Scalar] = {}
+    for name, schema in info.config.model_json_schema().get("properties", {}).items():
+        for word, value in {**SMALL, **sizes}.items():
+            if word in name and schema.get("type") == "integer":
+                low, high = schema.get("minimum", value), schema.get("maximum", value)
+                result[name] = min(max(value, low), high)
+    return result
+
+
+def checkerboard() -> Split:
+    """Users have every second item, in all markets alike.
+
+    The target's user i misses item i (test) and item i + 2 (validation): the only right answers. The sources sell
+    the same items in part, and items of their own.
+    """
+    markets = {TARGET: _target()}
+    for number, name in enumerate(SOURCES):
+        sold = np.arange(2 * number, SIZE + 4 + 2 * number, dtype=np.int32)
+        user, item = np.nonzero((np.arange(12)[:, None] + sold) % 2 == 0)
+        markets[name] = MarketSplit(name, 12, sold, _pairs(user, item), _pairs([], []), _pairs([], []))
+    return Split(SplitSpec(), "0" * 64, SIZE + 8, markets)
+
+
+def fit(
+    info: MethodInfo,
+    split: Split,
+    *,
+    seed: int = 0,
+    sources: tuple[str, ...] = SOURCES,
+    monitor: QuietMonitor | None = None,
+    judge: Validator | None = None,
+    **sizes: int,
+) -> Recommender:
+    """The method with small settings, fitted on the target."""
+    judge = judge or Judge(split, EvalSpec())
+    run = Run(seed, "cpu", judge, monitor or QuietMonitor())
+    return info.create(small(info, **sizes)).fit(split.task(TARGET, sources), run)
+
+
+class Fits:
+    """Fits of this session by method and seed, so that each is made once."""
+
+    def __init__(self) -> None:
+        self.split = checkerboard()
+        self._made: dict[tuple[str, int], tuple[Recommender, QuietMonitor]] = {}
+
+    def get(self, info: MethodInfo, seed: int = 0) -> tuple[Recommender, QuietMonitor]:
+        """Recommender and what its monitor saw."""
+        key = (info.name, seed)
+        if key not in self._made:
+            monitor = QuietMonitor()
+            self._made[key] = fit(info, self.split, seed=seed, monitor=monitor), monitor
+        return self._made[key]
+
+
+class Blind:
+    """A judge that sees nothing: later is worse, whatever the scores."""
+
+    digest = "blind"
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, market: str, score: Callable[[IntArray], FloatArray]) -> float:
+        self.calls += 1
+        return 1.0 - self.calls / 1e6
+
+
+def shifted(split: Split, *parts: str) -> Split:
+    """The split with other items in the target's held-out `parts`, and everything else as it was."""
+    target = split.markets[TARGET]
+    moved = {part: _moved(getattr(target, part)) for part in parts}
+    return replace(split, markets={**split.markets, TARGET: replace(target, **moved)})
+
+
+def _moved(pairs: Pairs) -> Pairs:
+    return Pairs(pairs.user, (pairs.item + 1) % SIZE, pairs.day)
+
+
+def _target() -> MarketSplit:
+    user, item = np.nonzero((np.arange(SIZE)[:, None] + np.arange(SIZE)) % 2 == 0)
+    gap = (item - user) % SIZE
+    train, valid, test = (_pairs(user[mask], item[mask]) for mask in ((gap != 0) & (gap != 2), gap == 2, gap == 0))
+    return MarketSplit(TARGET, SIZE, np.arange(SIZE, dtype=np.int32), train, valid, test)
+
+
+def _pairs(user: IntArray | list[int], item: IntArray | list[int]) -> Pairs:
+    users = np.asarray(user, dtype=np.int32)
+    return Pairs(users, np.asarray(item, dtype=np.int32), np.full(len(users), 20_000, dtype=np.int32))
