@@ -1,7 +1,8 @@
 """What item-item methods share: co-occurrence counts in the target's catalogue, and the choice of source weights.
 
-Only counts between items that the target sells are kept. Keeping unsold items in the matrix while it is inverted
-changed NDCG@10 by less than .01 on XMarket and costs three to fifty times as much, see docs/benchmarks.md.
+Only counts between items that the target sells are kept. Keeping unsold items until the matrix is inverted changed
+EASE's NDCG@10 on the XMarket files by less than .01 either way (jp and in, two splits, five weights), and its matrix
+is up to eighteen times as wide.
 """
 
 from __future__ import annotations

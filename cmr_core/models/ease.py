@@ -15,7 +15,7 @@ from cmr_core.models.cooccurrence import Choice, Counts, choose, fit_once
 from cmr_core.models.inverse import inverse
 from cmr_core.models.registry import Config, register
 
-REGULARISATIONS = (10.0, 30.0, 100.0, 300.0, 1000.0)
+REGULARISATIONS = (10.0, 30.0, 100.0, 300.0, 1000.0, 3000.0)
 
 
 class EASEConfig(Config):
@@ -24,7 +24,7 @@ class EASEConfig(Config):
     regularisation: float = Field(
         100.0, ge=0.1, le=1e6, description="L2 penalty on item weights; the starting point where `tune` is on"
     )
-    tune: bool = Field(True, description="Choose on validation among 10, 30, 100, 300, 1000 and the given value")
+    tune: bool = Field(True, description="Choose on validation among 10, 30, 100, 300, 1000, 3000 and the given value")
 
 
 class WeightedEASEConfig(Config):
@@ -45,7 +45,7 @@ class WeightedEASEConfig(Config):
     "ease",
     label="EASE",
     family="single-market",
-    color="#b279a2",
+    color="#54a24b",
     config=EASEConfig,
     deterministic=True,
     uses_sources=False,
@@ -55,7 +55,7 @@ class EASE:
 
     Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019. Closed form, no epochs.
     Cost: one inversion, n³ operations for n items at most; on sparse markets a tenth of it (about 1 s for 5,735 items
-    on one core); with `tune` five or six of them. Memory: 16 n² bytes while solving, 4 n² bytes kept.
+    on one core); with `tune` six or seven of them. Memory: 16 n² bytes while solving, 4 n² bytes kept.
     """
 
     def __init__(self, config: EASEConfig) -> None:
@@ -70,7 +70,7 @@ class EASE:
     "ease-weighted",
     label="EASE, weighted markets",
     family="cross-market",
-    color="#7b4173",
+    color="#2f6b2a",
     config=WeightedEASEConfig,
     deterministic=True,
 )
@@ -79,7 +79,7 @@ class WeightedEASE:
 
     Inverts X_t'X_t + sum of w_m X_m'X_m over the items that the target sells; users are scored by their
     target history. Cost: one inversion per candidate, n³ operations for n items at most; with `tune` about
-    9 + 2 per source. Memory: 16 n² bytes while solving, 8 n² bytes kept during the search.
+    10 + 2 per source. Memory: 16 n² bytes while solving, 8 n² bytes kept during the search.
     """
 
     def __init__(self, config: WeightedEASEConfig) -> None:

@@ -1,0 +1,178 @@
+"""One job from spec to files: the numbers agree with each other, and what makes no sense is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.numpy import load_file
+
+from cmr_core.__main__ import main, read_job
+from cmr_core.data.files import read_corpus
+from cmr_core.data.layouts import Layout
+from cmr_core.data.market import Corpus
+from cmr_core.data.split import make_split
+from cmr_core.data.synthetic import synthetic
+from cmr_core.errors import Cancelled, DeviceError, SpecError
+from cmr_core.experiment import run
+from cmr_core.models.base import rebuild
+from cmr_core.spec import JobSpec, parse
+from cmr_core.training.monitor import QuietMonitor
+
+FILES = Path(os.environ.get("CMR_TEST_DATA", "../shared/data")) / "xmarket-electronics"
+EXPECTED = {"de": 0.406, "jp": 0.383, "in": 0.539, "mx": 0.650}
+"""NDCG@10 of EASE (lambda 30) under ratio + catalogue, measured elsewhere with other random splits."""
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return synthetic(seed=3, scale=0.03)
+
+
+def job(corpus: Corpus, /, **changes: Any) -> JobSpec:
+    body = {"corpus": corpus.digest, "target": "jp", "sources": ["de", "fr"], "method": "ease-weighted"}
+    return parse(JobSpec, {**body, "settings": {"regularisation": 10.0}, **changes})
+
+
+def test_the_whole_path(corpus: Corpus) -> None:
+    monitor = QuietMonitor()
+    spec = job(corpus)
+    outcome = run(spec, corpus, monitor)
+    split = make_split(corpus, spec.split)
+    assert set(outcome.test.users) == set(split.markets["jp"].test.user)
+    means = outcome.test.means()
+    assert means["ndcg@10"] == pytest.approx(outcome.test.values["ndcg@10"].mean())
+    assert outcome.recommender.details["validation"] == pytest.approx(outcome.valid.means()["ndcg@10"])
+    stages = [report.stage for report in monitor.progress]
+    assert stages[0] == "split"
+    assert stages[-2:] == ["evaluate", "evaluate"]
+    assert [stage.name for stage in outcome.stages] == ["split", "fit", "evaluate"]
+    assert sum(stage.seconds for stage in outcome.stages) <= outcome.seconds
+    assert {stage for stage, *_ in outcome.curves} == {"fit"}
+    assert outcome.environment["torch"] == torch.__version__
+    assert outcome.environment["device"] == "cpu"
+
+
+def test_the_same_job_gives_the_same_numbers(corpus: Corpus) -> None:
+    one, other = run(job(corpus), corpus, QuietMonitor()), run(job(corpus), corpus, QuietMonitor())
+    assert one.test.means() == other.test.means()
+    for name, value in one.recommender.arrays().items():
+        np.testing.assert_array_equal(value, other.recommender.arrays()[name])
+
+
+def test_a_single_market_method_does_not_see_the_sources(corpus: Corpus) -> None:
+    changes: dict[str, Any] = {"method": "ease", "settings": {}}
+    without = run(job(corpus, sources=[], **changes), corpus, QuietMonitor())
+    assert run(job(corpus, **changes), corpus, QuietMonitor()).test.means() == without.test.means()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"corpus": "0" * 64}, "about corpus 000000000000"),
+        ({"target": "xx"}, "no market 'xx'"),
+        ({"sources": ["de", "yy"]}, "no market 'yy'"),
+        ({"method": "no-such"}, "no method 'no-such'"),
+        ({"settings": {"no_such": 1}}, "no_such"),
+        ({"sources": []}, "learns from source markets"),
+    ],
+)
+def test_nonsense_is_refused_before_any_work(corpus: Corpus, changes: dict[str, Any], words: str) -> None:
+    monitor = QuietMonitor()
+    with pytest.raises(SpecError, match=words):
+        run(job(corpus, **changes), corpus, monitor)
+    assert not monitor.progress
+
+
+def test_a_missing_gpu_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(DeviceError, match="this machine has none"):
+        run(job(corpus, budget={"device": "gpu"}), corpus, QuietMonitor())
+
+
+def test_a_cancel_is_seen_at_every_report(corpus: Corpus) -> None:
+    everything = QuietMonitor()
+    run(job(corpus), corpus, everything)
+    for after in range(len(everything.progress)):
+        monitor = QuietMonitor(cancel_after=after)
+        with pytest.raises(Cancelled):
+            run(job(corpus), corpus, monitor)
+        assert len(monitor.progress) <= after + 1
+
+
+def test_a_job_file_without_a_corpus_means_the_data_at_hand(corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"target": "jp", "method": "popularity"}), encoding="utf-8")
+    assert read_job(path, corpus).corpus == corpus.digest
+    other = replace(corpus, markets={name: corpus.markets[name] for name in ("jp", "de")})
+    path.write_text(json.dumps({"target": "jp", "method": "popularity", "corpus": other.digest}), encoding="utf-8")
+    assert read_job(path, corpus).corpus == other.digest
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{", '{"target": "jp"}', '{"target": "jp", "method": "ease", "x": 1}'])
+def test_a_bad_job_file_is_refused(corpus: Corpus, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError):
+        read_job(path, corpus)
+
+
+@pytest.fixture
+def market_files(tmp_path: Path) -> list[str]:
+    rng = np.random.default_rng(0)
+    paths = []
+    for name in ("de", "jp"):
+        lines = ["userId itemId rate date"]
+        for user in range(12):
+            for item in rng.choice(15, size=7, replace=False):
+                lines.append(f"u{user} p{item} 5 2019-01-{rng.integers(1, 28):02d}")
+        paths.append(tmp_path / f"{name}_5core.txt")
+        paths[-1].write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return [str(path) for path in paths]
+
+
+def test_the_command_line_writes_what_it_says(
+    tmp_path: Path, market_files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "job.json", tmp_path / "out"
+    body = {"target": "jp", "sources": ["de"], "method": "itemknn-weighted", "split": {"kind": "ratio"}}
+    path.write_text(json.dumps(body), encoding="utf-8")
+    assert main([str(path), "--data", *market_files, "--out", str(out)]) == 0
+    assert "ndcg@10" in capsys.readouterr().out
+    summary = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    per_user, top = pd.read_parquet(out / "per_user.parquet"), pd.read_parquet(out / "topk.parquet")
+    assert summary["test"]["ndcg@10"] == pytest.approx(per_user["ndcg@10"].mean())
+    assert summary["protocol"] == "ratio 80/10/10 · catalogue"
+    first = top[(top.user == per_user.user[0]) & (top["rank"] == 1)].iloc[0]
+    assert first.user_id == per_user.user_id[0]
+    model = rebuild("item-item", load_file(out / "model.safetensors"), None, {})  # type: ignore[arg-type]
+    assert model.score(np.array([first.user]))[0, first["item"]] == pytest.approx(first.score)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [({"target": "jp", "method": "ease", "corpus": "0" * 64}, "Load the data"), ({}, "target")]
+)
+def test_the_command_line_says_what_is_wrong(
+    tmp_path: Path, market_files: list[str], capsys: pytest.CaptureFixture[str], body: dict[str, str], words: str
+) -> None:
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps(body), encoding="utf-8")
+    assert main([str(path), "--data", *market_files]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("target", sorted(EXPECTED))
+def test_ease_on_the_xmarket_files_is_where_it_should_be(target: str) -> None:
+    if not FILES.is_dir():
+        pytest.skip("the XMarket files are not here; set CMR_TEST_DATA to the folder that holds xmarket-electronics")
+    corpus = read_corpus([FILES / f"{target}_5core.txt"], name="xmarket", layout=Layout(kind="xmarket"))
+    settings = {"regularisation": 30.0, "tune": False}
+    spec = job(corpus, target=target, sources=[], method="ease", settings=settings, split={"kind": "ratio"})
+    assert run(spec, corpus, QuietMonitor()).test.means()["ndcg@10"] == pytest.approx(EXPECTED[target], abs=0.03)
