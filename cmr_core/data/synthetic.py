@@ -36,13 +36,13 @@ class Shape:
 
 
 SHAPES = {
-    "ca": Shape(4668, 5735, 43_891, 0.46, 0.72, 3.2, 0.3),
-    "de": Shape(1851, 2179, 16_647, 0.91, 0.72, 3.3, 0.2),
-    "fr": Shape(1838, 1879, 17_154, 0.93, 0.71, 3.3, 0.2),
-    "in": Shape(239, 470, 1_973, 0.88, 0.70, 4.2, 0.0),
-    "jp": Shape(487, 955, 4_355, 0.87, 0.77, 2.9, 0.0),
-    "mx": Shape(1878, 1645, 16_933, 0.79, 0.60, 6.0, 1.0),
-    "uk": Shape(3352, 3251, 30_874, 0.79, 0.70, 3.4, 0.0),
+    "ca": Shape(4668, 5735, 43_891, 0.46, 0.69, 3.3, 0.3),
+    "de": Shape(1851, 2179, 16_647, 0.91, 0.68, 3.5, 0.2),
+    "fr": Shape(1838, 1879, 17_154, 0.93, 0.68, 3.6, 0.2),
+    "in": Shape(239, 470, 1_973, 0.88, 0.64, 4.6, 0.0),
+    "jp": Shape(487, 955, 4_355, 0.87, 0.70, 3.0, 0.0),
+    "mx": Shape(1878, 1645, 16_933, 0.79, 0.50, 7.0, 1.0),
+    "uk": Shape(3352, 3251, 30_874, 0.79, 0.66, 3.6, 0.0),
 }
 
 
@@ -120,7 +120,7 @@ def _market(
     n_users = max(12, round(shape.users * scale))
     opposed = rng.random(len(sold)) < shape.distance
     topic = np.where(opposed, world.contrary[sold], world.topic[sold])
-    weight = np.where(opposed, 1 / world.weight[sold], world.weight[sold]) * np.exp(rng.normal(0, 0.6, len(sold)))
+    weight = np.where(opposed, 1 / world.weight[sold], world.weight[sold]) * np.exp(rng.normal(0, 1.0, len(sold)))
     order = np.argsort(topic, kind="stable")
     sold, topic, weight = sold[order], topic[order], weight[order]
     taste = _favourites(n_users, topic, weight, rng)
