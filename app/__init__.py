@@ -1,0 +1,1 @@
+"""The dashboard: thin pages over queries (store to frame), charts (frame to figure) and forms (schema to widgets)."""

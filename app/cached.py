@@ -1,0 +1,49 @@
+"""Stored results that never change, kept between reruns. Keys are ids and digests; values are our own frames."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app.frame import get_store
+from cmr_core.data.market import Corpus
+from cmr_core.data.split import Split, make_split
+from cmr_core.interfaces import Recommender
+from cmr_core.models.registry import MethodInfo, load
+from cmr_core.spec import SplitSpec
+from worker.store.artifacts import Table, load_model, load_table
+from worker.store.corpora import load_corpus
+
+
+@st.cache_resource(show_spinner=False, max_entries=400)
+def table(run_id: str, finished: str, kind: Table) -> pd.DataFrame:
+    """A table of a finished run, not to be changed. `finished`: when, because a run may be retried."""
+    return load_table(get_store(), run_id, kind)
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def model(run_id: str, finished: str) -> Recommender:
+    """The fitted method of a finished run; up to some hundred megabytes each."""
+    return load_model(get_store(), run_id)
+
+
+@st.cache_resource(show_spinner=False, max_entries=4)
+def split(corpus: str, spec: SplitSpec) -> Split:
+    """The corpus divided as the runs divided it."""
+    return make_split(load_corpus(get_store(), corpus), spec)
+
+
+def corpus(digest: str) -> Corpus:
+    """The corpus itself."""
+    return load_corpus(get_store(), digest)
+
+
+@st.cache_resource(show_spinner=False)
+def methods() -> dict[str, MethodInfo]:
+    """All methods; the first call takes seconds, because it imports torch."""
+    return load()
+
+
+def colors() -> dict[str, str]:
+    """Each method's colour, the same on every page."""
+    return {name: info.color for name, info in methods().items()}

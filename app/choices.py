@@ -1,0 +1,53 @@
+"""Corpus and protocol, chosen alike on Compare and Inspect: numbers of two protocols never meet."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import frame, queries, words
+from worker.store.session import Store
+
+
+def corpus(store: Store) -> str | None:
+    """The digest of the chosen corpus, or None where there is none (and the page says what to do)."""
+    known = queries.corpora(store)
+    if known.empty:
+        frame.empty(
+            "**There is no data yet.** Add some with `./cmr data add PATH`, or `./cmr data fetch` a public one."
+        )
+        return None
+    names = dict(zip(known["digest"].str[:12], known["name"], strict=True))
+    short = frame.choose("Corpus", list(names), "corpus", text=lambda key: str(names[key]))
+    return str(known["digest"][known["digest"].str[:12] == short].iloc[0])
+
+
+def protocol(store: Store, digest: str) -> tuple[str, str] | None:
+    """The chosen protocol's digest and its words, or None where nothing has finished (and the page says so)."""
+    known = queries.protocols(store, digest)
+    if known.empty:
+        frame.empty("**No run on this corpus has finished yet.**", "views/launch.py", "Launch a study")
+        return None
+    texts = _texts(known)
+    short = frame.choose("Protocol", list(texts), "protocol", text=lambda key: texts[key])
+    row = known[known["protocol"].str[:12] == short].iloc[0]
+    return str(row["protocol"]), str(row["text"])
+
+
+def both(store: Store) -> tuple[str, str, str] | None:
+    """Corpus digest, protocol digest and the protocol in words, chosen side by side."""
+    left, right = st.columns([2, 5])
+    with left:
+        digest = corpus(store)
+    if digest is None:
+        return None
+    with right:
+        chosen = protocol(store, digest)
+    return None if chosen is None else (digest, *chosen)
+
+
+def _texts(known: pd.DataFrame) -> dict[str, str]:
+    """Two protocols may read alike (their metrics' cutoffs differ): then the digest tells them apart."""
+    double = known["text"].duplicated(keep=False)
+    rows = zip(known["protocol"].str[:12], known["text"], known["runs"], double, strict=True)
+    return {key: f"{text}{f' ({key})' if twice else ''} — {words.plural(n, 'run')}" for key, text, n, twice in rows}

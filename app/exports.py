@@ -1,0 +1,68 @@
+"""Files to take away: CSV that no spreadsheet runs as a formula, LaTeX with booktabs. No Streamlit here.
+
+Charts are saved as PNG by the camera button above each chart, in the browser; no renderer is needed on the server.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import pandas as pd
+
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "·": r"$\cdot$",
+    "≥": r"$\geq$",
+    "—": "---",
+}
+
+
+def csv(table: pd.DataFrame, notes: Sequence[str] = ()) -> bytes:
+    """UTF-8 CSV; text that a spreadsheet would take for a formula gets an apostrophe. Notes stand above, behind `# `."""
+    safe = table.rename(columns=_defuse).map(_defuse)
+    head = "".join(f"# {' '.join(note.split())}\n" for note in notes)
+    return (head + safe.to_csv(index=False)).encode()
+
+
+def latex(text: str) -> str:
+    """The text with every character that LaTeX would interpret escaped."""
+    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+
+
+def booktabs(columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, notes: Sequence[str] = ()) -> str:
+    """A LaTeX table (packages booktabs and ulem or none). Cells are plain text with `**bold**` and `_underlined_`."""
+    lines = [f"% {' '.join(note.split())}" for note in notes]
+    lines += [r"\begin{table}[t]", r"\centering", rf"\caption{{{latex(caption)}}}"]
+    lines += [rf"\begin{{tabular}}{{l{'c' * (len(columns) - 1)}}}", r"\toprule"]
+    lines += [" & ".join(map(latex, columns)) + r" \\", r"\midrule"]
+    lines += [" & ".join(map(_cell, row)) + r" \\" for row in rows]
+    lines += [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(text: str) -> str:
+    bold = re.fullmatch(r"\*\*(.+?)\*\*(.*)", text, re.DOTALL)
+    if bold:
+        return rf"\textbf{{{latex(bold[1])}}}{latex(bold[2])}"
+    under = re.fullmatch(r"__(.+?)__(.*)", text, re.DOTALL)
+    if under:
+        return rf"\underline{{{latex(under[1])}}}{latex(under[2])}"
+    return latex(text)
+
+
+def _defuse(value: object) -> object:
+    if isinstance(value, str) and value.startswith(_FORMULA):
+        return "'" + value
+    return value

@@ -1,0 +1,110 @@
+"""A method's settings as form fields, made from its own schema; and study files. No Streamlit here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin
+
+import yaml
+from annotated_types import Ge, Gt, Le, Lt
+from pydantic.fields import FieldInfo
+
+from cmr_core.errors import SpecError
+from cmr_core.models.registry import Config
+from cmr_core.spec import Scalar, StudySpec, parse
+
+MOST_BYTES = 64 * 1024
+Kind = Literal["switch", "choice", "whole", "number", "text"]
+
+
+@dataclass(frozen=True)
+class Field:
+    """One setting. `low` and `high` are inclusive; `above` and `below` are bounds that the value must not touch."""
+
+    name: str
+    kind: Kind
+    default: Scalar | None
+    help: str
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    choices: tuple[Scalar, ...] = ()
+    optional: bool = False
+
+    @property
+    def range(self) -> str:
+        """The bounds in words, empty where there are none."""
+        low = f"≥ {self.low:g}" if self.low is not None else f"> {self.above:g}" if self.above is not None else ""
+        high = f"≤ {self.high:g}" if self.high is not None else f"< {self.below:g}" if self.below is not None else ""
+        return ", ".join(part for part in (low, high) if part)
+
+
+def fields(config: type[Config]) -> list[Field]:
+    """The settings of a method, in the schema's order."""
+    return [_field(name, info) for name, info in config.model_fields.items()]
+
+
+def differences(config: type[Config], values: Mapping[str, Scalar | None]) -> dict[str, Scalar]:
+    """What departs from the defaults: only that is stored in a study. Raises SpecError where a value cannot be."""
+    checked = parse(config, {name: value for name, value in values.items() if value is not None})
+    defaults, chosen = _plain(config()), _plain(checked)
+    return {name: value for name, value in chosen.items() if value is not None and value != defaults[name]}
+
+
+def study_yaml(spec: StudySpec) -> str:
+    """The study as a file for `cmr launch`; only what departs from the defaults is written."""
+    body = spec.model_dump(mode="json", exclude_defaults=True)
+    head = {"schema_version": spec.schema_version, "name": spec.name, "corpus": spec.corpus}
+    return yaml.safe_dump(head | body, sort_keys=False, allow_unicode=True)
+
+
+def read_study(data: bytes) -> StudySpec:
+    """A study from a file. Raises SpecError for anything else: too large, no YAML, a wrong or unknown key."""
+    if len(data) > MOST_BYTES:
+        raise SpecError(f"The file has {len(data)} bytes; a study has {MOST_BYTES} at most.", hint="Is it a study?")
+    try:
+        text = data.decode("utf-8-sig")
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise SpecError("The file uses YAML aliases (*name).", hint="Write the values out.")
+        body = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise SpecError("The file is not UTF-8 text.", hint="Save the study as UTF-8.") from None
+    except RecursionError:
+        raise SpecError("The file is nested too deeply.", hint="A study has a few levels only.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"The file is not valid YAML: {' '.join(str(error).split())[:300]}") from None
+    if not isinstance(body, dict):
+        raise SpecError("The file is not a study.", hint="A study begins with name, corpus and methods.")
+    return parse(StudySpec, body)
+
+
+def _field(name: str, info: FieldInfo) -> Field:
+    kind, choices, optional = _kind(info.annotation)
+    bounds = dict(_bounds(info))
+    default = info.get_default(call_default_factory=True, validated_data={})
+    return Field(name, kind, default, info.description or "", choices=choices, optional=optional, **bounds)
+
+
+def _kind(annotation: Any) -> tuple[Kind, tuple[Scalar, ...], bool]:
+    options = get_args(annotation)
+    if get_origin(annotation) is Literal:
+        return "choice", options, False
+    if type(None) in options:
+        (inner,) = [option for option in options if option is not type(None)]
+        kind, choices, _ = _kind(inner)
+        return kind, choices, True
+    simple: dict[Any, Kind] = {bool: "switch", int: "whole", float: "number"}
+    return simple.get(annotation, "text"), (), False
+
+
+def _bounds(info: FieldInfo) -> Iterator[tuple[str, float]]:
+    for mark in info.metadata:
+        for kind, name, attribute in ((Ge, "low", "ge"), (Le, "high", "le"), (Gt, "above", "gt"), (Lt, "below", "lt")):
+            if isinstance(mark, kind):
+                yield name, float(getattr(mark, attribute))
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    return config.model_dump(mode="json")

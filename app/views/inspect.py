@@ -1,0 +1,145 @@
+"""Inspect: one user's history beside what several runs recommend, with the hits and the reasons."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import cached, charts, choices, exports, frame, inspection, queries, words
+from cmr_core.data.split import MarketSplit
+from cmr_core.spec import JobSpec, parse
+from worker.store.session import Store
+
+MOST_RUNS = 4
+METRICS = ("ndcg@10", "recall@10", "ndcg@5", "recall@5", "ndcg@20", "recall@20")
+
+
+def body(store: Store) -> None:
+    """Choose market, runs and user; then look."""
+    frame.header("Inspect users", "What single users have had, what each run recommends to them, and exactly why.")
+    chosen = choices.both(store)
+    if chosen is None:
+        return
+    digest, protocol, text = chosen
+    results = queries.results(store, digest, protocol, "ndcg@10")
+    targets = sorted(set(results["target"]))
+    left, right = st.columns([2, 5])
+    with left:
+        market = frame.choose("Market", targets, "market")
+    runs = queries.finished(store, digest, protocol, market)
+    with right:
+        picked = _runs(runs)
+    runs = runs.set_index("id").loc[picked]
+    tables = {run: cached.table(run, str(at), "per_user") for run, at in runs["finished_at"].items()}
+    user = _user(tables)
+    if user is None:
+        return
+    st.caption(
+        f"{text} · N {len(next(iter(tables.values())))} test users in {market} · {words.day(runs['finished_at'].max())}"
+    )
+    spec = parse(JobSpec, queries.run(store, picked[0]).spec)
+    part = cached.split(digest, spec.split).market(market)
+    _one_user(digest, part, runs, int(user["user"]))
+
+
+def _runs(runs: pd.DataFrame) -> list[str]:
+    names = {row.id: f"{row.label}, seed {row.seed}" for row in runs.itertuples()}
+    first = list(runs.drop_duplicates("label")["id"][:3])
+    wanted = st.query_params.get_all("run")
+    picked = frame.choose_many(
+        f"Runs (at most {MOST_RUNS})", list(names), "run", text=lambda i: str(names[i]),
+        max_selections=max(MOST_RUNS, len(wanted)), placeholder="The first three",
+    )  # fmt: skip
+    return (picked or first)[:MOST_RUNS]
+
+
+def _user(tables: dict[str, pd.DataFrame]) -> pd.Series | None:
+    shared = [name for name in METRICS if all(name in table for table in tables.values())]
+    by, order, who = st.columns([2, 2, 3])
+    with by:
+        metric = frame.choose("Judged by", shared, "metric", text=words.metric)
+    with order:
+        how = frame.choose("Order", list(inspection.ORDERS), "order", text=inspection.ORDERS.__getitem__)
+    users = inspection.users(tables, metric, how)
+    if users.empty:
+        frame.empty("**No test user of this market was evaluated in all of these runs.** Choose other runs.")
+        return None
+    said = {
+        u: f"{u} · {n} in training · {m:.3f}"
+        for u, n, m in zip(users["user_id"], users["n_train"], users["mean"], strict=True)
+    }
+    with who:
+        user_id = frame.choose("User", list(said), "user", text=said.__getitem__)
+    return users[users["user_id"] == user_id].iloc[0]
+
+
+def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> None:
+    corpus = cached.corpus(digest)
+    ids = list(corpus.items[part.catalogue])
+    held = {run: cached.table(run, str(at), "held_out") for run, at in runs["finished_at"].items()}
+    left, right = st.columns([2, 7], gap="medium")
+    with left:
+        st.subheader("Has had", anchor=False)
+        past = inspection.history(corpus, part, user)
+        st.dataframe(past.rename(columns={"item_id": "Item", "day": "Day", "part": "Part"}), hide_index=True)
+    with right:
+        st.subheader("Held out: what the test asks for", anchor=False)
+        names = {run: _name(runs, run) for run in runs.index}
+        ranks = inspection.held_out(held, user).rename(columns=names | {"item_id": "Item"})
+        st.dataframe(ranks, hide_index=True)
+        st.caption("Each run's rank of the item among all candidates; 1 is best.")
+    k = 10
+    shown = {}
+    for column, (run, row) in zip(st.columns(len(runs), gap="medium"), runs.iterrows(), strict=True):
+        with column:
+            top = cached.table(str(run), str(row["finished_at"]), "topk")
+            model = cached.model(str(run), str(row["finished_at"]))
+            shown[str(run)] = inspection.recommended(model, part, top, held[str(run)], user, k)
+            _list(_name(runs, str(run)), shown[str(run)], ids)
+    _why({_name(runs, run): items for run, items in shown.items()}, ids)
+
+
+def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
+    st.markdown(f"**{frame.literal(name)}**")
+    rows = [
+        {"#": i.rank, "Item": i.item_id, "Hit": "✔ held out" if i.hit else "", "Because": inspection.reason(i.why, ids)}
+        for i in items
+    ]
+    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    hits = sum(i.hit for i in items)
+    st.caption(f"{words.plural(hits, 'hit')} among {len(items)}")
+
+
+def _why(shown: dict[str, list[inspection.Shown]], ids: list[str]) -> None:
+    st.subheader("Why exactly", anchor=False)
+    left, right = st.columns([2, 2])
+    with left:
+        run = frame.choose("Run", list(shown), "why", text=str)
+    items = {str(i.rank): i for i in shown[run]}
+    if not items:
+        st.caption("This run's list for the user is empty.")
+        return
+    with right:
+        rank = frame.choose("Recommendation", list(items), "rank", text=lambda r: f"{r}. {items[r].item_id}")
+    item = items[rank]
+    table = inspection.parts_table(item.why, ids)
+    st.plotly_chart(
+        charts.contributions(list(table["part"]), list(table["value"])), config=charts.config("why"), key="why-chart"
+    )
+    exact = (
+        "The parts add up to the score exactly." if item.why.exact else "A part of the score cannot be traced to items."
+    )
+    st.caption(f"Score {item.why.total:.4f}. {exact}")
+    if item.why.prompt is not None:
+        st.markdown(
+            f"The **prompts** changed this score by **{item.why.prompt:+.4f}** (a part of it, spread over the bars)."
+        )
+    st.download_button("These parts as CSV", exports.csv(table), "why.csv", "text/csv", on_click="ignore")
+
+
+def _name(runs: pd.DataFrame, run: str) -> str:
+    row = runs.loc[run]
+    return f"{row['label']}, seed {row['seed']}"
+
+
+frame.show(body)

@@ -1,0 +1,205 @@
+"""Launch: put a study together, see what it costs, send it off."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from app import actions, auth, draft, fields, forms, frame, words
+from cmr_core.errors import CmrError
+from cmr_core.models.registry import MethodInfo, load
+from cmr_core.spec import Budget, MethodChoice, Protocol, Scalar, StudySpec, parse
+from worker.queue import deliver
+from worker.store.corpora import dated_markets, list_corpora, market_names
+from worker.store.session import Store
+from worker.store.studies import estimate, launch_study
+from worker.store.tables import CorpusRow
+
+FIRST_CHOICE = ("popularity", "ease-weighted", "lightgcn-all", "dcmpt")
+
+
+def body(store: Store) -> None:
+    """The form on the left, its price and the button on the right."""
+    frame.header("Launch a study", "Methods × target markets × protocols × seeds. What has been computed is reused.")
+    corpora = list_corpora(store)
+    if not corpora:
+        frame.empty(
+            "**There is no data yet.** Add some with `./cmr data add PATH`, or `./cmr data fetch` a public one."
+        )
+        return
+    given = _given(store)
+    left, right = st.columns([5, 3], gap="large")
+    with left:
+        spec = _form(corpora, given)
+    with right, st.container(border=True):
+        _price(store, spec)
+
+
+def _given(store: Store) -> StudySpec | None:
+    """What the form starts with: a file, a run or a study that the address names, or nothing."""
+    with st.expander("Start from a study file (YAML)"):
+        file = st.file_uploader("Study file", type=["yaml", "yml"], label_visibility="collapsed")
+    try:
+        if file is not None:
+            return forms.read_study(file.getvalue())
+        return draft.start(store, run=st.query_params.get("run"), study=st.query_params.get("study"))
+    except CmrError as error:
+        frame.tell(error)
+        st.caption("The form starts empty instead.")
+        return None
+
+
+def _form(corpora: list[CorpusRow], given: StudySpec | None) -> StudySpec | CmrError:
+    # every widget belongs to what the form started with, so that another file or run fills all of them anew
+    tag = "new" if given is None else given.digest()[:8]
+    try:
+        corpus, targets, sources = _data(corpora, given, tag)
+        methods = _methods(given, tag)
+        protocols = _protocols(corpus, given, tag)
+        rest = _rest(given, tag)
+        body = {"corpus": corpus.name, "targets": targets, "sources": sources, "methods": methods}
+        return parse(StudySpec, body | {"protocols": protocols} | rest)
+    except CmrError as error:
+        return error
+
+
+def _data(
+    corpora: list[CorpusRow], given: StudySpec | None, tag: str
+) -> tuple[CorpusRow, tuple[str, ...], tuple[str, ...] | None]:
+    st.subheader("1 Data", anchor=False)
+    names = [row.name for row in corpora]
+    digests = {row.digest: row.name for row in corpora}
+    wanted = "" if given is None else digests.get(given.corpus, given.corpus)
+    if wanted and wanted not in names:
+        frame.unknown("corpus", wanted, names)
+    first = names.index(wanted) if wanted in names else 0
+    corpus = corpora[names.index(st.selectbox("Corpus", names, first, key=f"corpus-{tag}"))]
+    markets = market_names(corpus)
+    known = [] if given is None else [name for name in given.targets if name in markets]
+    left, right = st.columns(2)
+    targets = left.multiselect("Target markets", markets, known, key=f"targets-{tag}", placeholder="All")
+    known = [] if given is None else [name for name in given.sources or () if name in markets]
+    sources = right.multiselect(
+        "Source markets", markets, known, key=f"sources-{tag}", placeholder="All others",
+        help="A market that is also a target is a source for the other targets only.",
+    )  # fmt: skip
+    return corpus, tuple(targets), tuple(sources) or None
+
+
+def _methods(given: StudySpec | None, tag: str) -> tuple[MethodChoice, ...]:
+    st.subheader("2 Methods", anchor=False)
+    known = load()
+    initial = {} if given is None else {choice.method: choice for choice in given.methods if choice.method in known}
+    picked = st.multiselect(
+        "Methods",
+        sorted(known, key=lambda name: (known[name].family, known[name].label)),
+        list(initial) or [name for name in FIRST_CHOICE if name in known],
+        key=f"methods-{tag}",
+        format_func=lambda name: f"{known[name].label} · {known[name].family}",
+    )
+    kept = [] if given is None else [c for c in given.methods if c.grid or c is not initial.get(c.method)]
+    if kept:
+        st.caption(
+            f"{words.plural(len(kept), 'further configuration')} of the study you started from are kept as they are."
+        )
+    single = [c for name, c in initial.items() if name in picked and c not in kept]
+    chosen = [_settings(known[name], _values(single, name), tag) for name in picked if not _is_kept(kept, name)]
+    return (*chosen, *(c for c in kept if c.method in picked))
+
+
+def _is_kept(kept: list[MethodChoice], name: str) -> bool:
+    return any(choice.grid and choice.method == name for choice in kept)
+
+
+def _values(choices: list[MethodChoice], name: str) -> dict[str, Scalar]:
+    return next((dict(choice.settings) for choice in choices if choice.method == name), {})
+
+
+def _settings(info: MethodInfo, initial: dict[str, Scalar], tag: str) -> MethodChoice:
+    with st.expander(info.label):
+        st.caption(frame.literal(info.summary))
+        changed = fields.settings(info, initial, f"{tag}-{info.name}")
+        if changed:
+            st.caption("Changed: " + ", ".join(f"{name} = {value}" for name, value in changed.items()))
+    return MethodChoice(method=info.name, settings=changed)
+
+
+def _protocols(corpus: CorpusRow, given: StudySpec | None, tag: str) -> tuple[Protocol, ...]:
+    st.subheader("3 Protocol", anchor=False)
+    options = {name: protocol for name, (_, protocol) in draft.PRESETS.items()}
+    texts = {name: text for name, (text, _) in draft.PRESETS.items()}
+    first = ["events"] if set(dated_markets(corpus)) == set(market_names(corpus)) else ["ratio"]
+    if given is not None:
+        own = {draft.preset_of(protocol) or protocol.text(): protocol for protocol in given.protocols}
+        options, texts, first = own | options, {name: name for name in own} | texts, list(own)
+    picked = st.multiselect(
+        "How data are divided, and what competes with the held-out items",
+        list(options), first, key=f"protocols-{tag}", format_func=lambda name: texts[name],
+    )  # fmt: skip
+    return tuple(options[name] for name in picked)
+
+
+def _rest(given: StudySpec | None, tag: str) -> dict[str, object]:
+    st.subheader("4 Seeds and limits", anchor=False)
+    seeds, device, hours = st.columns(3)
+    text = seeds.text_input(
+        "Seeds", "0" if given is None else ", ".join(map(str, given.seeds)), key=f"seeds-{tag}", max_chars=200,
+        help="Such as 0, 1, 2 or 0-2. Methods that do not depend on a seed run once.",
+    )  # fmt: skip
+    budget = Budget() if given is None else given.budget
+    kinds = ["cpu", "gpu"]
+    kind = device.selectbox("Device", kinds, kinds.index(budget.device), key=f"device-{tag}", format_func=str.upper)
+    most = hours.number_input(
+        "Limit per run (minutes)", 1, 7 * 24 * 60, budget.max_seconds // 60 or 1, key=f"limit-{tag}"
+    )
+    name = st.text_input(
+        "Name of the study", "comparison" if given is None else given.name, key=f"name-{tag}", max_chars=64
+    )
+    limits = Budget(device=kind, max_seconds=int(most) * 60)
+    return {"seeds": draft.seeds(text), "budget": limits, "name": draft.file_name(name)}
+
+
+def _price(store: Store, spec: StudySpec | CmrError) -> None:
+    st.subheader("What it comes to", anchor=False)
+    try:
+        if isinstance(spec, CmrError):
+            raise spec
+        cost = estimate(store, spec)
+    except CmrError as error:
+        frame.tell(error)
+        st.button("Launch", type="primary", disabled=True, width="stretch")
+        return
+    new = cost.runs - cost.reused
+    left, right = st.columns(2)
+    left.metric("New runs", words.count(new))
+    right.metric("Computing time", ("≈ " + words.duration(cost.seconds)) if new else "none")
+    st.caption(
+        f"{words.plural(cost.runs, 'run')} in all, {words.count(cost.reused)} of them there already. The time is for "
+        "one "
+        f"worker; {words.count(cost.known)} of the new runs are judged by earlier ones, the others at a minute each."
+    )
+    may = auth.allowed("launch")
+    if st.button("Launch", type="primary", disabled=not may, width="stretch", key="launch"):
+        _launch(store, spec)
+    if not may:
+        st.caption("Your role may look, and not launch.")
+    st.download_button(
+        "Save as a study file", forms.study_yaml(spec), f"{spec.name}.yaml", "application/yaml",
+        width="stretch", on_click="ignore", help="Launch it later here, or with `./cmr launch study.yaml`",
+    )  # fmt: skip
+
+
+def _launch(store: Store, spec: StudySpec) -> None:
+    try:
+        launched = launch_study(store, auth.actor(), spec)
+    except CmrError as error:
+        frame.tell(error)
+        return
+    sent = deliver(store, launched.created)
+    text = f"Launched {words.plural(len(launched.created), 'run')}; {len(launched.reused)} were there already."
+    if sent < len(launched.created):
+        text += " The queue does not answer now; what is not sent yet goes out when it is back."
+    actions.note(text)
+    st.switch_page("views/runs.py", query_params={"study": launched.study_id})
+
+
+frame.show(body)
