@@ -30,10 +30,10 @@ class SpaceConfig(Config):
 class BackboneConfig(SpaceConfig):
     """Settings of the backbone, a LightGCN trained on all markets. Methods with equal settings share it."""
 
-    backbone_learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's step size for the backbone")
-    backbone_l2: float = Field(1e-4, ge=0, le=1, description="Weight decay on the backbone's vectors of each batch")
+    backbone_learning_rate: float = Field(2e-2, gt=0, le=1, description="Adam's step size for the backbone")
+    backbone_l2: float = Field(4e-3, ge=0, le=1, description="Weight decay on the backbone's vectors of each batch")
     backbone_batch: int = Field(8192, ge=16, le=1_000_000, description="Training pairs per step of the backbone")
-    backbone_epochs: int = Field(60, ge=1, le=5000, description="Passes over all markets' training pairs at most")
+    backbone_epochs: int = Field(100, ge=1, le=5000, description="Passes over all markets' training pairs at most")
     backbone_eval_every: int = Field(5, ge=1, le=100, description="Passes between two looks at validation")
     backbone_patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
 
@@ -54,8 +54,8 @@ class BackboneConfig(SpaceConfig):
 class TeacherConfig(SpaceConfig):
     """Settings of the single-market LightGCN, alone or as a teacher. Methods with equal settings share it."""
 
-    teacher_learning_rate: float = Field(5e-3, gt=0, le=1, description="Adam's step size for the target's LightGCN")
-    teacher_l2: float = Field(1e-4, ge=0, le=1, description="Weight decay on its vectors of each batch")
+    teacher_learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's step size for the target's LightGCN")
+    teacher_l2: float = Field(1e-3, ge=0, le=1, description="Weight decay on its vectors of each batch")
     teacher_batch: int = Field(2048, ge=16, le=1_000_000, description="Training pairs of the target per step")
     teacher_epochs: int = Field(200, ge=1, le=5000, description="Passes over the target's training pairs at most")
     teacher_eval_every: int = Field(5, ge=1, le=100, description="Passes between two looks at validation")

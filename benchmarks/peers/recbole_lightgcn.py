@@ -1,0 +1,74 @@
+"""Runs in RecBole's own environment: trains its LightGCN on `pairs.npz` as `job.json` says, writes `result.npz`.
+
+Usage: PYTHON recbole_lightgcn.py FOLDER
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
+import numpy as np
+import torch
+from recbole.config import Config
+from recbole.data import create_dataset, data_preparation
+from recbole.model.general_recommender import LightGCN
+from recbole.trainer import Trainer
+from recbole.utils import init_seed
+
+
+def main(folder: Path) -> None:
+    """Write the interactions as RecBole wants them, train, and bring its vectors back into our order."""
+    torch.set_num_threads(1)
+    job, pairs = json.loads((folder / "job.json").read_text()), np.load(folder / "pairs.npz")
+    (folder / "all").mkdir()
+    lines = ["user_id:token\titem_id:token"]
+    lines += [f"{user}\t{item}" for user, item in zip(pairs["user"].tolist(), pairs["item"].tolist(), strict=True)]
+    for part in ("train", "valid", "test"):
+        # RecBole insists on three parts; only the first is used.
+        kept = lines if part == "train" else lines[:2]
+        (folder / "all" / f"all.{part}.inter").write_text("\n".join(kept) + "\n")
+    settings = {
+        "data_path": str(folder),
+        "benchmark_filename": ["train", "valid", "test"],
+        "load_col": {"inter": ["user_id", "item_id"]},
+        "embedding_size": job["dimensions"],
+        "n_layers": job["layers"],
+        "reg_weight": job["l2"],
+        "require_pow": True,
+        "learning_rate": job["learning_rate"],
+        "train_batch_size": job["batch_size"],
+        "use_gpu": False,
+        "show_progress": False,
+        "checkpoint_dir": str(folder / "saved"),
+        "seed": 0,
+    }
+    config = Config(model="LightGCN", dataset="all", config_dict=settings)
+    init_seed(0, True)
+    dataset = create_dataset(config)
+    data, _, _ = data_preparation(config, dataset)
+    model = LightGCN(config, data.dataset)
+    for table in (model.user_embedding, model.item_embedding):
+        torch.nn.init.normal_(table.weight, std=0.1)
+    trainer, seconds = Trainer(config, model), []
+    for epoch in range(job["epochs"]):
+        begin = time.process_time()
+        trainer._train_epoch(data, epoch, show_progress=False)
+        seconds.append(time.process_time() - begin)
+    with torch.no_grad():
+        users, items = (part.numpy() for part in model.forward())
+    vectors = {}
+    for name, field, size, table in (("user", "user_id", "n_users", users), ("item", "item_id", "n_items", items)):
+        tokens = dataset.field2id_token[field][1:].astype(np.int64)  # 0 is RecBole's padding
+        vectors[name] = np.zeros((job[size], job["dimensions"]), dtype=np.float32)
+        vectors[name][tokens] = table[1:]
+    np.savez(folder / "result.npz", seconds=np.array(seconds), **vectors)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
