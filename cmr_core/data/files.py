@@ -177,7 +177,11 @@ def _parquet(path: Path, layout: Layout, max_bytes: int) -> Iterator[Batch]:
             seen += batch.nbytes
             if seen > max_bytes:  # the file's own word on its size is not to be relied on
                 raise FileFormatError(f"it holds more than {max_bytes:,} bytes", file=path.name, hint="Split it.")
-            yield row, pa.table([_as_text(batch, c, path.name) for c in roles.values()], list(roles.values())), roles
+            yield (
+                row,
+                pa.table([_as_text(batch, role, c, path.name) for role, c in roles.items()], list(roles.values())),
+                roles,
+            )
             row += batch.num_rows
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise FileFormatError(
@@ -185,10 +189,14 @@ def _parquet(path: Path, layout: Layout, max_bytes: int) -> Iterator[Batch]:
         ) from None
 
 
-def _as_text(batch: pa.RecordBatch, column: str, file: str) -> pa.Array:
+def _as_text(batch: pa.RecordBatch, role: Role, column: str, file: str) -> pa.Array:
     """The column as text; missing values become blank, which the checks refuse where it matters."""
     values = batch.column(column)
     kind = values.type.value_type if pa.types.is_dictionary(values.type) else values.type
+    if pa.types.is_floating(kind) and role != "rating":  # 1.0 and 1 would be two ids
+        raise FileFormatError(
+            f"a {role} cannot be a fraction", file=file, column=column, hint="Write it as text or as whole numbers."
+        )
     if pa.types.is_timestamp(kind):
         values = values.cast(pa.date32(), safe=False)
     elif not (

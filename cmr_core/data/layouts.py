@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from cmr_core.data.blocks import first_line, is_parquet, parquet_columns
 from cmr_core.errors import FileFormatError
@@ -29,6 +29,13 @@ class Columns(Frozen):
     rating: str | None = Field("rating", min_length=1, max_length=200, description="None: every row counts as 1")
     date: str | None = Field("date", min_length=1, max_length=200, description="Dates or Unix times")
     market: str | None = Field(None, min_length=1, max_length=200, description="None: the file's name says the market")
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        names = [name for _, name in self if name is not None]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a column is mapped twice among {names}")
+        return self
 
 
 class Layout(Frozen):
