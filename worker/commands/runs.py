@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.commands.files import read_study
 from worker.settings import get_settings
+from worker.store.study_files import load_study
 
 if TYPE_CHECKING:
     from worker.store.session import Store
@@ -30,7 +30,7 @@ def launch(
 ) -> None:
     """Launch studies. Runs that exist already are used, not repeated."""
     store = _store()
-    studies = [read_study(path) for path in files]  # all of them first: nothing starts if one is wrong
+    studies = [load_study(path) for path in files]  # all of them first: nothing starts if one is wrong
     from worker.store.audit import LOCAL
     from worker.store.studies import estimate, launch_study
 

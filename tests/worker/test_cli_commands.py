@@ -1,0 +1,308 @@
+"""The command line, from the words that a person types to what they see."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cmr_core.data.market import Corpus
+from cmr_core.spec import JobSpec, SplitSpec
+from worker.cli import main
+from worker.settings import Settings, get_settings
+from worker.store.audit import LOCAL
+from worker.store.corpora import add_corpus
+from worker.store.runs import get_run, launch, list_runs
+from worker.store.session import Store, open_store
+from worker.store.studies import list_studies
+
+Cmr = Callable[..., tuple[int, str, str]]
+
+STUDY = """
+name: mine
+corpus: tiny
+targets: [de, jp]
+methods: [{method: popularity}, {method: itemknn}]
+protocols: [{split: {kind: ratio}}]
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path, migrated: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    folder = tmp_path / "home"
+    folder.mkdir()
+    shutil.copy(migrated, folder / "cmr.db")
+    monkeypatch.setenv("CMR_HOME", str(folder))
+    # nobody listens there: commands must not wait for a broker
+    monkeypatch.setattr("worker.queue.enqueue", lambda *_: False)
+    get_settings.cache_clear()
+    yield folder
+    get_settings.cache_clear()
+
+
+@pytest.fixture
+def cmr(home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Cmr:
+    def call(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["cmr", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.err
+        return int(ended.value.code or 0), shown.out, shown.err
+
+    return call
+
+
+@pytest.fixture
+def filled(home: Path, corpus: Corpus) -> Iterator[Store]:
+    opened = open_store(Settings(home=home))
+    add_corpus(opened, LOCAL, corpus, "made by a test")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(STUDY)
+    return path
+
+
+# --- data ----------------------------------------------------------------------------------------------------------
+
+
+def test_files_become_a_corpus_that_is_listed_and_described(cmr: Cmr, tmp_path: Path) -> None:
+    folder = tmp_path / "files"
+    folder.mkdir()
+    rows = [f"u{user} i{(user + n) % 6} 5 2020-01-0{n + 1}" for user in range(6) for n in range(4)]
+    for market in ("de", "fr"):
+        (folder / f"{market}_5core.txt").write_text("\n".join(["userId itemId rate date", *rows]) + "\n")
+    (folder / "SHA256SUMS").write_text("not data")
+    code, out, _ = cmr("data", "add", folder, "--name", "shop")
+    assert code == 0
+    assert "Stored shop: 2 markets, 6 items" in out
+    code, out, _ = cmr("data", "list")
+    assert code == 0
+    assert out.startswith("shop\t")
+    assert "2 markets" in out
+    code, out, _ = cmr("data", "describe", "shop")
+    assert code == 0
+    assert "audit:" in out
+
+
+def test_table_with_columns_of_its_own(cmr: Cmr, tmp_path: Path) -> None:
+    rows = [f"{country},c{user},{n:03d}" for country in ("de", "fr") for user in range(5) for n in range(4)]
+    (tmp_path / "sales.csv").write_text("\n".join(["country,customer,sku", *rows]) + "\n")
+    mapping = ["user=customer", "item=sku", "market=country", "rating=", "date="]
+    words = [word for pair in mapping for word in ("--column", pair)]
+    code, out, err = cmr("data", "add", tmp_path / "sales.csv", "--name", "sales", *words)
+    assert (code, err) == (0, "")
+    assert "2 markets, 4 items" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        (["--column", "user"], "ROLE=COLUMN"),
+        (["--column", "buyer=customer"], "buyer"),
+        (["--delimiter", "tab", "--format", "table"], "delimiter"),
+    ],
+)
+def test_options_that_make_no_sense_are_explained(cmr: Cmr, tmp_path: Path, words: list[str], cause: str) -> None:
+    (tmp_path / "sales.csv").write_text("user,item\na,b\n")
+    code, _, err = cmr("data", "add", tmp_path / "sales.csv", "--name", "sales", *words)
+    assert code == 1
+    assert cause in err
+
+
+def test_faulty_file_is_named_with_its_line_and_nothing_is_stored(cmr: Cmr, tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("userId itemId rate date\nu1 i1 5 2020-01-01\nu1 i2 five 2020-01-01\n")
+    code, _, err = cmr("data", "add", tmp_path / "de.txt", "--name", "shop")
+    assert code == 1
+    assert "de.txt, line 3" in err
+    assert "five" in err
+    assert cmr("data", "list")[1] == ""
+
+
+def test_folder_without_data_is_explained(cmr: Cmr, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    code, _, err = cmr("data", "add", tmp_path / "empty", "--name", "shop")
+    assert code == 1
+    assert "no data file" in err
+
+
+def test_unknown_public_corpus_names_those_there_are(cmr: Cmr) -> None:
+    code, _, err = cmr("data", "fetch", "movies")
+    assert code == 1
+    assert "xmarket-electronics" in err
+
+
+# --- launching -----------------------------------------------------------------------------------------------------
+
+
+def test_launch_queues_once_and_uses_what_is_there(cmr: Cmr, filled: Store, study: Path) -> None:
+    code, out, err = cmr("launch", study)
+    assert code == 0
+    assert "4 new runs, 0 reused" in out
+    assert "The queue does not answer" in err
+    assert "0 new runs, 4 reused" in cmr("launch", study)[1]
+    assert len(list_runs(filled)) == 4
+    listed = cmr("runs", "--state", "queued", "--limit", 3)[1].splitlines()
+    assert len(listed) == 3
+    assert all("\tqueued\t" in line and "ratio 80/10/10 · catalogue" in line for line in listed)
+    assert cmr("runs", "--state", "failed")[1] == ""
+
+
+def test_dry_run_makes_nothing(cmr: Cmr, filled: Store, study: Path) -> None:
+    code, out, _ = cmr("launch", study, "--dry-run")
+    assert code == 0
+    assert "mine: 4 runs, 0 there already, about 240 s of work" in out
+    assert list_studies(filled) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        ("name: [", "not valid YAML"),
+        ("- a\n- b\n", "not a study"),
+        ("name: &a x\ncorpus: *a\n", "aliases"),
+        (STUDY + "colour: red\n", "colour"),
+        (STUDY.replace("popularity", "popularty"), "no method 'popularty'"),
+        (STUDY.replace("tiny", "other"), "no corpus 'other'"),
+        (STUDY.replace("de, jp", "de, atlantis"), "no market atlantis"),
+        ("\x00", "not valid YAML"),
+        ("x" * 70_000, "65536 at most"),
+    ],
+)
+def test_wrong_study_says_what_is_wrong_and_makes_nothing(
+    cmr: Cmr, filled: Store, study: Path, tmp_path: Path, text: str, cause: str
+) -> None:
+    wrong = tmp_path / "wrong.yaml"
+    wrong.write_text(text)
+    code, _, err = cmr("launch", wrong)
+    assert code == 1
+    assert cause in err
+    assert "What to do: " in err
+    assert list_runs(filled) == []
+
+
+def test_one_unreadable_file_starts_none_of_the_others(cmr: Cmr, filled: Store, study: Path) -> None:
+    code, _, err = cmr("launch", study, study.with_name("missing.yaml"))
+    assert code == 1
+    assert "missing.yaml cannot be read: No such file" in err
+    assert list_runs(filled) == []
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def test_cancel_and_retry_by_the_first_characters(cmr: Cmr, filled: Store, study: Path) -> None:
+    cmr("launch", study)
+    run = list_runs(filled)[0].id
+    assert cmr("cancel", run[:20]) == (0, f"Cancelled {run}\n", "")
+    assert get_run(filled, run).state == "cancelled"
+    code, _, err = cmr("cancel", run)
+    assert code == 1
+    assert "ended as cancelled" in err
+    code, out, _ = cmr("retry", run)
+    assert (code, out) == (0, f"Queued {run}\n")
+    assert get_run(filled, run).state == "queued"
+    assert "state: queued" in cmr("show", run)[1]
+
+
+def test_id_must_exist_and_mean_one_run(cmr: Cmr, filled: Store, study: Path) -> None:
+    cmr("launch", study)
+    for unknown in ("zzz", "%", "_", "../../etc/passwd"):
+        code, _, err = cmr("show", unknown)
+        assert code == 1, unknown
+        assert "no run" in err
+    code, _, err = cmr("show", "")
+    assert code == 1
+    assert "no run" in err
+
+
+def test_start_that_several_ids_share_is_refused(cmr: Cmr, filled: Store, study: Path) -> None:
+    cmr("launch", study)
+    job = JobSpec.model_validate(list_runs(filled)[0].spec)
+    for seed in range(1, 18):  # of 17 ids two begin alike, because there are 16 hexadecimal digits
+        launch(filled, LOCAL, job.model_copy(update={"split": SplitSpec(kind="ratio", seed=seed)}))
+    starts = [run.id[0] for run in list_runs(filled)]
+    double = next(start for start in starts if starts.count(start) > 1)
+    code, _, err = cmr("cancel", double)
+    assert code == 1
+    assert "Several runs start with" in err
+    assert {run.state for run in list_runs(filled)} == {"queued"}
+
+
+def test_inline_runs_everything_here_and_recommends(cmr: Cmr, filled: Store, study: Path, corpus: Corpus) -> None:
+    code, out, err = cmr("launch", study, "--inline")
+    assert code == 0, err
+    assert out.splitlines()[-1] == "4 succeeded"
+    run = next(r for r in list_runs(filled) if r.method == "popularity" and r.target == "de")
+    assert "ndcg@10" in cmr("show", run.id)[1]
+    user = str(corpus.market("de").users[3])
+    code, out, _ = cmr("recommend", run.id, user, "-n", 20)
+    assert code == 0
+    rows = [line.split("\t") for line in out.splitlines()]
+    assert [row[0] for row in rows] == [str(n) for n in range(1, len(rows) + 1)]
+    scores = [float(row[2]) for row in rows]
+    assert scores == sorted(scores, reverse=True)
+    # of ten items the user had five; at least one of them was held out for the test and may be listed
+    had = {str(corpus.items[i]) for i in corpus.market("de").item[corpus.market("de").user == 3]}
+    assert 5 <= len(rows) <= 7
+    assert len(had & {row[1] for row in rows}) <= 2
+    code, _, err = cmr("recommend", run.id, "nobody")
+    assert code == 1
+    assert "no user 'nobody'" in err
+    exported = cmr("export", "mine", "--metric", "ndcg@10")[1]
+    assert exported.count("\n") == 5
+
+
+def test_failed_run_makes_the_launch_fail(
+    cmr: Cmr, filled: Store, study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cmr_core.errors import TrainingError
+
+    def broken(*_: object) -> None:
+        raise TrainingError("The loss is not finite.", hint="Lower the learning rate.")
+
+    monkeypatch.setattr("cmr_core.experiment.run", broken)
+    code, out, err = cmr("launch", study, "--inline")
+    assert code == 1
+    assert "4 failed" in out
+    assert "The loss is not finite. Lower the learning rate." in err
+
+
+# --- the command line itself ---------------------------------------------------------------------------------------
+
+
+def test_wrong_setting_names_the_variable(cmr: Cmr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMR_PORT", "many")
+    get_settings.cache_clear()
+    code, _, err = cmr("runs")
+    assert code == 1
+    assert "CMR_PORT" in err
+
+
+def test_empty_store_lists_nothing_without_a_fault(cmr: Cmr) -> None:
+    for words in (["runs"], ["studies"], ["data", "list"]):
+        assert cmr(*words) == (0, "", "")
+
+
+def test_worker_without_a_gpu_says_so(cmr: Cmr, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    code, _, err = cmr("worker", "--device", "gpu")
+    assert code == 1
+    assert "No GPU was found" in err
+
+
+def test_every_command_explains_itself(cmr: Cmr) -> None:
+    commands = ["up", "worker", "app", "reaper", "migrate", "launch", "runs", "show", "cancel", "retry"]
+    commands += ["export", "recommend", "studies", "check"]
+    for words in [*([name] for name in commands), ["data"], ["data", "add"], ["data", "fetch"], []]:
+        code, out, _ = cmr(*words, "--help")
+        assert code == 0, words
+        assert "Usage:" in out

@@ -1,0 +1,100 @@
+"""The exported table, worked by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from cmr_core.spec import JobSpec, SplitSpec
+from worker.commands.table import COLUMNS, escape, run_metrics, study_table, to_latex
+from worker.store.audit import LOCAL
+from worker.store.clock import now
+from worker.store.runs import find_or_create
+from worker.store.session import Store
+from worker.store.tables import MetricRow, StudyRow, StudyRunRow
+
+
+class Study:
+    """A study whose results are made up."""
+
+    def __init__(self, store: Store, digest: str) -> None:
+        self.store, self.digest = store, digest
+        with store.begin() as session:
+            session.add(StudyRow(id="s", name="made-up", spec={}, created_at=now(), created_by="ann"))
+
+    def run(
+        self, label: str, target: str, seed: int, value: float, *, state: str = "succeeded", split: str = "ratio"
+    ) -> str:
+        method = label.lower().replace(" ", "-").replace("%", "").replace("_", "-")
+        kind = SplitSpec.model_validate({"kind": split})
+        job = JobSpec(corpus=self.digest, target=target, method=method, seed=seed, split=kind)
+        with self.store.begin() as session:
+            row, _ = find_or_create(session, self.store, LOCAL, job, label)
+            row.state = state
+            session.add(StudyRunRow(study_id="s", run_id=row.id))
+            for part, group, name, number in (
+                ("test", "all", "ndcg@10", value),
+                ("valid", "all", "ndcg@10", 9.0),
+                ("test", "item:cold", "ndcg@10", 8.0),
+                ("test", "all", "recall@10", 7.0),
+            ):
+                session.add(MetricRow(run_id=row.id, part=part, slice=group, name=name, value=number, n=6))
+            return row.id
+
+
+@pytest.fixture
+def study(store: Store, digest: str) -> Study:
+    return Study(store, digest)
+
+
+def test_row_is_a_configuration_and_seeds_are_inside_it(study: Study) -> None:
+    study.run("EASE", "de", 0, 0.2)
+    study.run("EASE", "de", 1, 0.4)
+    study.run("EASE", "de", 2, 0.9, state="failed")
+    study.run("EASE", "jp", 0, 0.1)
+    table = study_table(study.store, "s", "ndcg@10")
+    assert list(table.columns) == COLUMNS
+    first, second = table.to_dict("records")
+    assert (first["method"], first["market"], first["seeds"], first["users"]) == ("EASE", "de", 2, 6)
+    assert first["mean"] == pytest.approx(0.3)
+    assert first["std"] == pytest.approx(math.sqrt(0.02))  # two values 0.2 apart: (0.1^2 + 0.1^2) / (2 - 1)
+    assert (second["market"], second["seeds"]) == ("jp", 1)
+    assert math.isnan(second["std"])
+
+
+def test_other_studies_and_unknown_metrics_give_nothing(study: Study) -> None:
+    study.run("EASE", "de", 0, 0.2)
+    assert study_table(study.store, "another", "ndcg@10").empty
+    assert study_table(study.store, "s", "ndcg@7").empty
+
+
+def test_latex_marks_the_best_of_each_market_and_never_mixes_protocols(study: Study) -> None:
+    for label, market, value in (("EASE", "de", 0.5), ("Mine_50%", "de", 0.25), ("EASE", "jp", 0.125)):
+        study.run(label, market, 0, value)
+    study.run("EASE", "de", 0, 0.75, split="events")
+    text = to_latex(study_table(study.store, "s", "ndcg@10"), "ndcg@10")
+    assert text.count(r"\begin{tabular}") == 2
+    events, ratio = text.split(r"\end{tabular}")[:2]
+    assert "events 80/10/10" in events
+    assert r"EASE & \textbf{0.7500} \\" in events
+    assert r"EASE & \textbf{0.5000} & \textbf{0.1250} \\" in ratio
+    assert r"Mine\_50\% & 0.2500 & -- \\" in ratio
+
+
+def test_latex_shows_the_deviation_of_several_seeds(study: Study) -> None:
+    study.run("EASE", "de", 0, 0.2)
+    study.run("EASE", "de", 1, 0.4)
+    text = to_latex(study_table(study.store, "s", "ndcg@10"), "ndcg@10")
+    assert r"\textbf{0.3000 $\pm$ 0.1414}" in text
+    assert "up to 2 seeds, 6 users" in text
+
+
+def test_latex_takes_no_commands_from_names() -> None:
+    assert escape(r"a_b & 5% of #1 {x} ~^ $ \input") == (
+        r"a\_b \& 5\% of \#1 \{x\} \textasciitilde{}\textasciicircum{} \$ \textbackslash{}input"
+    )
+
+
+def test_metrics_of_a_run_are_those_of_all_test_users(study: Study) -> None:
+    assert run_metrics(study.store, study.run("EASE", "de", 0, 0.2)) == {"ndcg@10": 0.2, "recall@10": 7.0}

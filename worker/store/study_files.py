@@ -1,0 +1,47 @@
+"""Studies as YAML files: what a page saves, `cmr launch` reads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+
+from cmr_core.errors import SpecError
+from cmr_core.spec import StudySpec, parse
+
+MOST_BYTES = 64 * 1024
+_EXAMPLE = "See studies/sample.yaml for a study."
+
+
+def load_study(path: Path) -> StudySpec:
+    """The study in a file. Raises SpecError that names the file and what is wrong with it."""
+    try:
+        return read_study(path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"{path} cannot be read: {error.strerror}.", hint="Give the YAML file of a study.") from None
+    except SpecError as error:
+        raise SpecError(f"{path}: {error}", hint=error.hint) from None
+
+
+def read_study(data: bytes) -> StudySpec:
+    """The study in a file's bytes. Raises SpecError for anything else: too large, no YAML, a wrong or unknown key."""
+    if len(data) > MOST_BYTES:
+        raise SpecError(f"The file has {len(data)} bytes; a study has {MOST_BYTES} at most.", hint=_EXAMPLE)
+    try:
+        text = data.decode("utf-8-sig")
+        # aliases are what makes a small file expand to a huge one
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+            raise SpecError("The file uses YAML aliases (*name).", hint="Write the values out.")
+        body = yaml.safe_load(text)
+    except UnicodeDecodeError:
+        raise SpecError("The file is not UTF-8 text.", hint="Save the study as UTF-8.") from None
+    except RecursionError:
+        raise SpecError("The file is nested too deeply.", hint=_EXAMPLE) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise SpecError(f"The file is not valid YAML: {' '.join(str(error).split())[:300]}", hint=_EXAMPLE) from None
+    if not isinstance(body, dict):
+        raise SpecError("The file is not a study: it begins with name, corpus and methods.", hint=_EXAMPLE)
+    try:
+        return parse(StudySpec, body)
+    except SpecError as error:
+        raise SpecError(str(error), hint=error.hint or _EXAMPLE) from None
