@@ -104,7 +104,8 @@ def prepare(config: DCMPTConfig, task: Task, run: Run, frozen: Frozen, student: 
     details: Details = {f"weight of {name}": weight for name, weight in weights.items()}
     if not weights["wrd"] and not weights["amrdd"]:
         return Adaptation(config, task.target, student, run), details
-    taught = Teacher(fit_teacher(config.teacher_model, config, task, run), task.target.n_users, run.device)
+    fitted = fit_teacher(config.teacher_model, config, task, run, tune=config.teacher_tune)
+    taught = Teacher(fitted, task.target.n_users, run.device)
     details["teacher_parameters"] = float(taught.parameters)
     if config.teacher_scale == "matched":
         details["teacher scale"] = taught.scale = _matching_scale(taught, student, frozen.field, run.device)

@@ -30,6 +30,9 @@ class PromptSettings(BackboneConfig, TeacherConfig):
     teacher_model: Literal["lightgcn", "ease-weighted"] = Field(
         "lightgcn", description="Who teaches: LightGCN on the target alone, or EASE on weighted markets"
     )
+    teacher_tune: bool = Field(
+        True, description="EASE as teacher: choose its penalty and source weights on validation, or take its defaults"
+    )
 
     def shape(self) -> PromptShape:
         """The prompts' shape."""

@@ -63,21 +63,20 @@ class Teacher:
         return torch.from_numpy(np.concatenate(blocks).astype(np.float32)).to(self._device)
 
 
-def fit_teacher(name: TeacherName, config: TeacherConfig, task: Task, run: Run) -> Recommender:
+def fit_teacher(name: TeacherName, config: TeacherConfig, task: Task, run: Run, *, tune: bool = True) -> Recommender:
     """The teacher, trained once for all runs that share its data, rule, settings and seed.
 
     Raises Cancelled and TrainingError as its training does.
     """
     if name == "ease-weighted":
-        return _ease(task, run)
+        return _ease(task, run, WeightedEASEConfig(tune=tune))
     arrays = teacher(task, run, config.teacher())
     graph, nodes = market_graph(task.target, run.device), market_nodes(task.target)
     count = ParameterCount(trainable=arrays["embedding"].size)
     return factors_from_embedding(graph, arrays["embedding"], config.layers, *nodes, count)
 
 
-def _ease(task: Task, run: Run) -> ItemItem:
-    config = WeightedEASEConfig()
+def _ease(task: Task, run: Run, config: WeightedEASEConfig) -> ItemItem:
     key = shared_key("ease-teacher", task.digest, task.target.name, run.validate.digest, config.digest())
 
     def build() -> Arrays:
