@@ -39,6 +39,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
     return {
         "broker_url": settings.broker,
         "broker_connection_retry_on_startup": True,
+        "broker_connection_max_retries": None,  # a worker outlives any outage of the broker
         "broker_transport_options": broker,
         # Celery's documentation wants the visibility timeout in all three places
         "result_backend_transport_options": {"visibility_timeout": settings.visibility_seconds},
@@ -70,24 +71,25 @@ app.conf.update(configuration(get_settings()))
 def configure(settings: Settings) -> None:
     """Talk to another broker than the environment's, from now on."""
     app.conf.update(configuration(settings))
-    app.pool.force_close_all()
-    app.amqp.__dict__.pop("_producer_pool", None)
 
 
 def enqueue(run_id: str, device: str = "cpu", max_seconds: int | None = None) -> bool:
     """Send a run's id to the queue of its device; False if the broker is away. `deliver` also notes it."""
     limit = Budget().max_seconds if max_seconds is None else max_seconds
     try:
-        app.send_task(
-            TASK,
-            args=(run_id,),
-            task_id=run_id,
-            queue=device,
-            soft_time_limit=limit,
-            time_limit=limit + GRACE,
-            retry=False,
-            ignore_result=True,
-        )
+        # a connection of its own: pooled ones outlive a fork, a change of broker and a broker's death
+        with app.connection_for_write() as connection:
+            app.send_task(
+                TASK,
+                args=(run_id,),
+                task_id=run_id,
+                queue=device,
+                soft_time_limit=limit,
+                time_limit=limit + GRACE,
+                retry=False,
+                ignore_result=True,
+                connection=connection,
+            )
     except (BrokerError, OSError) as error:
         _log.warning("The broker does not answer (%s); run %s waits for the reaper.", error, run_id)
         return False

@@ -40,7 +40,7 @@ def _store() -> Store:
     return open_store()
 
 
-@app.task(name=TASK)  # type: ignore[untyped-decorator]  # Celery has no types
+@app.task(name=TASK)
 def execute(run_id: str) -> None:
     """Claim the run and carry it to its end. A message for a run that is over or taken does nothing."""
     claim = _store().patiently(lambda: runs.claim(_store(), run_id, worker_name()))
@@ -117,12 +117,12 @@ def _fail(store: Store, claim: Claim, error: Exception) -> None:
 _presence: dict[str, str | None] = {"run_id": None}
 
 
-@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutting_down.connect
 def _ask_to_stop(**_: Any) -> None:
     _stopping.set()
 
 
-@signals.worker_process_init.connect  # type: ignore[untyped-decorator]
+@signals.worker_process_init.connect
 def _begin(**_: Any) -> None:
     die_with_parent()
     settings = get_settings()
@@ -137,7 +137,7 @@ def _begin(**_: Any) -> None:
     threading.Thread(target=_stay_present, name="presence", daemon=True).start()
 
 
-@signals.celeryd_init.connect  # type: ignore[untyped-decorator]
+@signals.celeryd_init.connect
 def _name(sender: str, **_: Any) -> None:
     _presence["name"] = sender
 

@@ -24,7 +24,7 @@ def upsert(session: Session, table: type[Base], rows: Sequence[dict[str, Any]]) 
     """Insert the rows (all with the same keys); those whose primary key is there are overwritten."""
     if not rows:
         return
-    statement = insert(session, table)
+    statement = insert(session, table).values(list(rows))
     key = [column.name for column in table.__table__.primary_key]
     others = {name: statement.excluded[name] for name in rows[0] if name not in key}
-    session.execute(statement.on_conflict_do_update(index_elements=key, set_=others), list(rows))
+    session.execute(statement.on_conflict_do_update(index_elements=key, set_=others))
