@@ -1,9 +1,9 @@
 """EASE's item weights as the project solves for them against a general inverse, in one run.
 
-    python benchmarks/ease.py [--data FILE ...] [--repeats 3]
+    python benchmarks/ease.py [--data FILE ...] [--target ca] [--repeats 3]
 
-Takes the first file as the target (default: the synthetic market ca), with and without the other markets'
-co-occurrences (weight 0.3), all interactions. Prints JSON: processor seconds of each (best of the repeats, one
+All interactions of the target market, with and without the other markets' co-occurrences (weight 0.3). Without files:
+synthetic markets. Prints JSON: processor seconds of each (best of the repeats, one
 thread), their ratio, and how far the item weights differ.
 """
 
@@ -72,14 +72,12 @@ def row(name: str, gram: sp.csr_array, repeats: int) -> dict[str, float | int | 
 def main() -> None:
     """Measure both matrices with one thread."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, nargs="+", help="XMarket files; the first is the target")
+    parser.add_argument("--data", type=Path, nargs="+", help="XMarket files")
+    parser.add_argument("--target", default="ca")
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
-    if options.data:
-        corpus = read_corpus(options.data, name="files", layout=Layout(kind="xmarket"))
-        target = options.data[0].name.split("_")[0]
-    else:
-        corpus, target = synthetic(seed=0), "ca"
+    files, target = options.data, options.target
+    corpus = read_corpus(files, name="files", layout=Layout(kind="xmarket")) if files else synthetic(seed=0)
     counts = Counts(_task(corpus, target), use_sources=True)
     with threadpool_limits(1):
         rows = [row(f"{target} alone", counts.weighted({}), options.repeats)]
