@@ -19,7 +19,7 @@ from cmr_core.interfaces import FloatArray, IntArray
 
 LAST_DAY = 18_580  # 2020-11-14
 RATINGS = (0.04, 0.03, 0.06, 0.17, 0.70)  # share of 1 to 5 stars
-LOST = 0.9  # the share of drawn interactions that are no repetition, measured at scale 1
+SPARE = 1.7  # interactions drawn per one wanted, as some repeat others
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def synthetic(seed: int = 0, scale: float = 1.0, *, name: str = "synthetic") -> 
         raise ValueError(f"scale must lie between 0.01 and 10, not {scale}")
     rng = np.random.default_rng([seed, 1])
     sold, n_items = _catalogues(scale, rng)
-    world = _world(n_items, max(6, round(40 * scale**0.5)), rng)
+    world = _world(n_items, max(6, round(200 * scale**0.8)), rng)
     tables = []
     for market in sorted(SHAPES):
         rows = _market(SHAPES[market], sold[market], world, scale, np.random.default_rng([seed, name_seed(market)]))
@@ -110,7 +110,7 @@ def _world(n_items: int, n_topics: int, rng: np.random.Generator) -> _World:
     family = np.repeat(np.arange(n_items // 4 + 1), 4)[:n_items]
     topic = rng.integers(0, n_topics, n_items // 4 + 1)[family]
     contrary = rng.integers(0, n_topics, n_items)
-    return _World(topic, contrary, np.exp(rng.normal(0, 1.9, n_items)), n_topics)
+    return _World(topic, contrary, np.exp(rng.normal(0, 2.2, n_items)), n_topics)
 
 
 def _market(
@@ -120,12 +120,16 @@ def _market(
     n_users = max(12, round(shape.users * scale))
     opposed = rng.random(len(sold)) < shape.distance
     topic = np.where(opposed, world.contrary[sold], world.topic[sold])
-    weight = np.where(opposed, 1 / world.weight[sold], world.weight[sold]) * np.exp(rng.normal(0, 1.0, len(sold)))
+    weight = np.where(opposed, 1 / world.weight[sold], world.weight[sold]) * np.exp(
+        rng.normal(0, 0.25 + 0.8 * shape.distance, len(sold))
+    )
     order = np.argsort(topic, kind="stable")
     sold, topic, weight = sold[order], topic[order], weight[order]
     taste = _favourites(n_users, topic, weight, rng)
 
-    user, size = _events(shape, n_users, shape.pairs / shape.users, rng)
+    extra = rng.lognormal(np.log(shape.pairs / shape.users - 5.6) - 0.45, 0.95, n_users)
+    wanted = 6 + np.minimum(extra, 60).astype(np.int64)
+    user, size = _events(shape, wanted, rng)
     favourite = taste[user, np.minimum(rng.geometric(0.5, len(user)) - 1, 2)]
     favourite = np.where(rng.random(len(user)) < 0.15, topic[rng.integers(0, len(topic), len(user))], favourite)
     first, last = np.searchsorted(topic, favourite), np.searchsorted(topic, favourite, side="right")
@@ -139,35 +143,37 @@ def _market(
     day = (LAST_DAY - np.minimum(rng.exponential(700, len(user)), 4000)).astype(np.int64)
     stars = rng.choice(5, size=len(user), p=RATINGS) + 1
     rows = np.stack([user[event], sold[at], stars[event], day[event]])
-    return _finish(rows, sold, topic, taste, rng)
+    return _finish(rows, wanted, sold, topic, taste, rng)
 
 
 def _favourites(n_users: int, topic: IntArray, weight: FloatArray, rng: np.random.Generator) -> IntArray:
     """(n_users, 3) topics that the market sells; what sells much is liked by more users, but not in proportion."""
     present = np.unique(topic)
-    mass = np.bincount(topic, weights=weight)[present] ** 0.5
+    mass = np.bincount(topic, weights=weight)[present] ** 0.75
     return present[rng.choice(len(present), size=(n_users, 3), p=mass / mass.sum())]
 
 
-def _events(shape: Shape, n_users: int, mean: float, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
-    """User and number of reviews of each day on which somebody reviewed; users' totals are skewed, at least 6."""
-    extra = rng.lognormal(np.log(max(mean / LOST - 5.7, 1.0)) - 0.45, 0.95, n_users)
-    wanted = 6 + np.minimum(extra, 60).astype(np.int64)
-    many = 1 + rng.geometric(1 / (shape.more - 1), size=(n_users, 70))
-    size = np.where(rng.random((n_users, 70)) < shape.single, 1, many)
+def _events(shape: Shape, wanted: IntArray, rng: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """User and number of reviews of each day on which somebody reviewed, more than `wanted` in all."""
+    n_users, drawn = len(wanted), np.ceil(wanted * SPARE).astype(np.int64)
+    many = 1 + rng.geometric(1 / (shape.more - 1), size=(n_users, 120))
+    size = np.where(rng.random((n_users, 120)) < shape.single, 1, many)
     before = np.cumsum(size, axis=1) - size
-    size = np.minimum(size, wanted[:, None] - before)
+    size = np.minimum(size, drawn[:, None] - before)
     user, column = np.nonzero(size > 0)
     return user, size[user, column]
 
 
 def _finish(
-    rows: IntArray, sold: IntArray, topic: IntArray, taste: IntArray, rng: np.random.Generator
+    rows: IntArray, wanted: IntArray, sold: IntArray, topic: IntArray, taste: IntArray, rng: np.random.Generator
 ) -> tuple[IntArray, IntArray, IntArray, IntArray]:
-    """Repeats are thinned to about 2 %, and items that nobody took go to somebody with a taste for their topic."""
+    """Users keep as many pairs as they want, 2 % come again; what nobody took goes to somebody who likes its topic."""
     _, once = np.unique(rows[0] * (sold.max() + 1) + rows[1], return_index=True)
+    once = np.sort(once)
+    once = once[np.arange(len(once)) - np.searchsorted(rows[0, once], rows[0, once]) < wanted[rows[0, once]]]
     again = rng.choice(len(once), size=round(0.022 * len(once)), replace=False)
-    repeated = rows[:, once][:, again].copy()
+    rows = rows[:, once]
+    repeated = rows[:, again].copy()
     repeated[3] = np.minimum(repeated[3] + rng.integers(0, 400, len(again)), LAST_DAY)
     unsold = ~np.isin(sold, rows[1])
     missing, of_topic = sold[unsold], topic[unsold]
@@ -177,7 +183,7 @@ def _finish(
     pick = low + (rng.random(len(missing)) * np.maximum(high - low, 1)).astype(np.int64)
     day = (LAST_DAY - np.minimum(rng.exponential(700, len(missing)), 4000)).astype(np.int64)
     bought = np.stack([fans[np.minimum(pick, len(fans) - 1)], missing, rng.choice(5, len(missing), p=RATINGS) + 1, day])
-    everything = np.concatenate([rows[:, np.sort(once)], repeated, bought], axis=1)
+    everything = np.concatenate([rows, repeated, bought], axis=1)
     everything = everything[:, rng.permutation(everything.shape[1])]
     return everything[0], everything[1], everything[2], everything[3]
 
