@@ -105,17 +105,24 @@ def tradeoff(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, y_tit
     figure.add_scatter(
         x=best["x"], y=best["y"], mode="lines", name="best for its cost", line={"dash": "dot", "color": "#7f868e"}
     )
-    for row in frame.itertuples():
+    for row in frame.to_dict("records"):
+        label, y = str(row["label"]), float(row["y"])
         figure.add_scatter(
-            x=[row.x],
-            y=[row.y],
-            name=str(row.label),
+            x=[row["x"]],
+            y=[y],
+            name=label,
             mode="markers",
-            marker={"size": 14, "color": colors.get(str(row.label), "#7f868e"), "symbol": row.symbol},
-            error_y={"type": "data", "array": [row.high - row.y], "arrayminus": [row.y - row.low], "thickness": 1.2},
-            hovertemplate=f"{y_title} %{{y:.4f}}<br>{x_title} %{{x:,}}<br>{row.text}<extra>%{{fullData.name}}</extra>",
+            marker={"size": 14, "color": colors.get(label, "#7f868e"), "symbol": row["symbol"]},
+            error_y={
+                "type": "data",
+                "array": [float(row["high"]) - y],
+                "arrayminus": [y - float(row["low"])],
+                "thickness": 1.2,
+            },
+            hovertemplate=f"{y_title} %{{y:.4f}}<br>{x_title}: {row['text']}<extra>%{{fullData.name}}</extra>",
         )
-    figure.update_xaxes(type="log", title_text=x_title)
+    wide = len(frame) > 0 and frame["x"].max() > 20 * frame["x"].min()
+    figure.update_xaxes(type="log", title_text=x_title, dtick=1 if wide else "D2", tickformat="~s")
     figure.update_yaxes(title_text=y_title)
     return _finish(figure, 470)
 
@@ -218,10 +225,10 @@ def _seed_dots(label: str, rows: pd.DataFrame, color: str) -> go.Scatter:
 
 
 def _best(line: pd.DataFrame, label: str) -> go.Scatter:
-    top = line.loc[line["value"].idxmax()]
+    at = line["value"].argmax()
     return go.Scatter(
-        x=[top["step"]],
-        y=[top["value"]],
+        x=[line["step"].iloc[at]],
+        y=[line["value"].iloc[at]],
         mode="markers",
         showlegend=False,
         name=f"best {label}",
@@ -246,6 +253,6 @@ def _finish(figure: go.Figure, height: int) -> go.Figure:
         margin={"l": 8, "r": 8, "t": 40, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "yanchor": "top", "y": -0.16, "x": 0},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
     )
     return figure

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from app import frame, queries, words
 from worker.store.session import Store
@@ -34,9 +37,9 @@ def protocol(store: Store, digest: str) -> tuple[str, str] | None:
     return str(row["protocol"]), str(row["text"])
 
 
-def both(store: Store) -> tuple[str, str, str] | None:
-    """Corpus digest, protocol digest and the protocol in words, chosen side by side."""
-    left, right = st.columns([2, 5])
+def both(store: Store, beside: Sequence[DeltaGenerator] | None = None) -> tuple[str, str, str] | None:
+    """Corpus digest, protocol digest and the protocol in words, chosen side by side (in `beside`, if given)."""
+    left, right = beside or st.columns([2, 5])
     with left:
         digest = corpus(store)
     if digest is None:

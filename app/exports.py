@@ -30,7 +30,7 @@ _LATEX = {
 
 
 def csv(table: pd.DataFrame, notes: Sequence[str] = ()) -> bytes:
-    """UTF-8 CSV; text that a spreadsheet would take for a formula gets an apostrophe. Notes stand above, behind `# `."""
+    """UTF-8 CSV; text that a spreadsheet would run as a formula gets an apostrophe. Notes stand above, behind `# `."""
     safe = table.rename(columns=_defuse).map(_defuse)
     head = "".join(f"# {' '.join(note.split())}\n" for note in notes)
     return (head + safe.to_csv(index=False)).encode()

@@ -47,9 +47,9 @@ def tell(error: CmrError) -> None:
         st.markdown(f"**Next step:** {literal(error.hint)}")
 
 
-def literal(text: str) -> str:
-    """Text from outside, so that Markdown shows it as it is."""
-    for sign in "\\`*_{}[]<>#|$~:":
+def literal(text: str, keep: str = "") -> str:
+    """Text from outside, so that Markdown shows it as it is, except for the signs in `keep`."""
+    for sign in sorted(set("\\`*_{}[]<>#|$~:") - set(keep), key="\\".__ne__):
         text = text.replace(sign, f"\\{sign}")
     return text
 
@@ -100,8 +100,8 @@ def choose_many(
     raw = st.query_params.get_all(key)
     state = st.session_state.get(key)
     if raw != st.session_state.get(f"_{key}", []) or state is None or not set(state) <= set(options):
-        for value in [value for value in raw if value not in options]:
-            unknown(label, value, options)
+        for missing in [value for value in raw if value not in options]:
+            unknown(label, missing, options)
         st.session_state[key] = [value for value in raw if value in options]
     value = list(st.multiselect(label, options, key=key, format_func=text, **more))
     _remember(key, value or None)

@@ -15,9 +15,9 @@ from cmr_core.explain.why import Explanation, explain
 from cmr_core.interfaces import Recommender
 
 ORDERS = {
+    "disputed": "Where the runs differ most",
     "hardest": "Hardest users first",
     "easiest": "Easiest users first",
-    "disputed": "Where the runs differ most",
     "id": "By user id",
 }
 
@@ -66,9 +66,9 @@ def history(corpus: Corpus, market: MarketSplit, user: int) -> pd.DataFrame:
 
 
 def held_out(tables: Mapping[str, pd.DataFrame], user: int) -> pd.DataFrame:
-    """The user's held-out items and their rank in each run. `tables`: the runs' held_out tables."""
-    columns = {run: t[t["user"] == user].set_index("item_id")["rank"] for run, t in tables.items()}
-    return pd.DataFrame(columns).rename_axis("item_id").reset_index()
+    """Rank of the user's held-out items: a row per run, a column per item. `tables`: the runs' held_out tables."""
+    rows = {run: t[t["user"] == user].set_index("item_id")["rank"] for run, t in tables.items()}
+    return pd.DataFrame(rows).T.rename_axis("run").reset_index()
 
 
 def recommended(
@@ -99,7 +99,7 @@ def part_name(kind: str, item: int | None, ids: Sequence[str]) -> str:
 
 
 def parts_table(why: Explanation, ids: Sequence[str], most: int = 12) -> pd.DataFrame:
-    """The parts of a score, largest first: part, value. Small ones are added up in one row, so that the sum is exact."""
+    """The parts of a score, largest first: part, value. Small ones are added up in one row: the sum is exact."""
     ordered = sorted(why.parts, key=lambda part: -abs(part.value))
     rows = [(part_name(part.kind, part.item, ids), part.value) for part in ordered[:most]]
     if len(ordered) > most:

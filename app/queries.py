@@ -201,7 +201,8 @@ def results(
 ) -> pd.DataFrame:
     """One row per finished run: its mean of one metric in one group, and what it cost.
 
-    Columns: run_id, configuration, label, method, target, seed, value, n, seconds, finished_at, parameters.
+    Columns: run_id, configuration, label, method, target, seed, slice, value, n, seconds,
+    finished_at, parameters, sources.
     """
     query = _results(corpus, protocol, part).where(MetricRow.name == metric, MetricRow.slice == group)
     return _frame(store, query)
@@ -247,6 +248,7 @@ def _results(corpus: str, protocol: str, part: str) -> Select[Any]:
         RunRow.seconds,
         RunRow.finished_at,
         RunRow.parameters,
+        RunRow.spec["sources"].label("sources"),
     )
     return (
         select(*columns)

@@ -1,5 +1,92 @@
-"""Compare: coming next."""
+"""Compare: methods x markets under one protocol, never two."""
 
-from app import frame
+from __future__ import annotations
 
-frame.show(lambda store: frame.header("Compare"))
+import pandas as pd
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from app import cached, choices, comparison, frame, panels, queries, words
+from cmr_core.errors import SpecError
+from worker.store.corpora import get_corpus, market_names
+from worker.store.session import Store
+
+VIEWS = {
+    "table": "Table",
+    "chart": "Chart",
+    "tradeoff": "Trade-off",
+    "groups": "Cold items and users",
+    "wins": "Wins and losses",
+    "beyond": "Beyond accuracy",
+}
+ACCURACY = ("ndcg", "recall", "hit", "mrr", "map", "precision")
+
+
+def body(store: Store) -> None:
+    """Selections, then the view that the address names."""
+    frame.header("Compare", "A row is a configuration, its seeds are inside it. Protocols are never mixed.")
+    *first, left, right = st.columns([2, 4, 2, 1])
+    chosen = choices.both(store, first)
+    if chosen is None:
+        return
+    digest, protocol, text = chosen
+    names = queries.metric_names(store, digest, protocol)
+    metric = _metric([name for name in names if name.partition("@")[0] in ACCURACY], left, right)
+    results = queries.results(store, digest, protocol, metric)
+    labelled = comparison.label_rows(results, market_names(get_corpus(store, digest)))
+    kept, reference = _rows(labelled)
+    if kept.empty:
+        frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
+        return
+    with st.spinner(f"Comparing {words.plural(len(kept), 'run')} …", show_time=False):
+        table = _compare(kept, metric, reference)
+    view = panels.View(digest, protocol, text, metric, kept, table)
+    name = frame.choose(
+        "View", list(VIEWS), "view", text=VIEWS.__getitem__, control=st.segmented_control, required=True,
+        label_visibility="collapsed",
+    )  # fmt: skip
+    if name in ("groups", "beyond"):
+        getattr(panels, name)(view, store)
+    else:
+        getattr(panels, name)(view)
+
+
+def _metric(names: list[str], left: DeltaGenerator, right: DeltaGenerator) -> str:
+    if not names:
+        raise SpecError("The finished runs of this protocol have no metrics.", hint="Launch them again.")
+    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
+    with left:
+        kind = frame.choose("Metric", kinds, "metric", text=words.metric)
+    cutoffs = [name.partition("@")[2] for name in names if name.startswith(f"{kind}@")]
+    with right:
+        return f"{kind}@{frame.choose('Cutoff', cutoffs, 'k', default='10')}"
+
+
+def _rows(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    labels = sorted(set(results["label"]))
+    left, middle, right = st.columns([4, 2, 3])
+    with left:
+        methods = frame.choose_many("Methods", labels, "row", placeholder="All")
+    with middle:
+        targets = frame.choose_many("Markets", sorted(set(results["target"])), "target", placeholder="All")
+    kept = results[results["label"].isin(methods or labels) & results["target"].isin(targets or set(results["target"]))]
+    with right:
+        reference = frame.choose(
+            "Compared with", [comparison.STRONGEST, *sorted(set(kept["label"]))], "against",
+            text=lambda key: "Strongest single-market method" if key == comparison.STRONGEST else key,
+        )  # fmt: skip
+    return kept, reference
+
+
+def _compare(runs: pd.DataFrame, metric: str, reference: str) -> comparison.Comparison:
+    # kept as long as the same runs are shown: bootstrap and tests take seconds on large markets
+    key = (tuple(zip(runs["run_id"], runs["finished_at"].map(str), strict=True)), metric, reference)
+    if st.session_state.get("compared", (None,))[0] != key:
+        families = {name: info.family for name, info in cached.methods().items()}
+        found = comparison.compare(runs, metric, lambda run, at: cached.table(run, at, "per_user"), families, reference)
+        st.session_state["compared"] = (key, found)
+    result: comparison.Comparison = st.session_state["compared"][1]
+    return result
+
+
+frame.show(body)

@@ -8,9 +8,11 @@ import streamlit as st
 from app import cached, charts, choices, exports, frame, inspection, queries, words
 from cmr_core.data.split import MarketSplit
 from cmr_core.spec import JobSpec, parse
+from worker.store.artifacts import Table
 from worker.store.session import Store
 
 MOST_RUNS = 4
+LIST = 10
 METRICS = ("ndcg@10", "recall@10", "ndcg@5", "recall@5", "ndcg@20", "recall@20")
 
 
@@ -30,7 +32,7 @@ def body(store: Store) -> None:
     with right:
         picked = _runs(runs)
     runs = runs.set_index("id").loc[picked]
-    tables = {run: cached.table(run, str(at), "per_user") for run, at in runs["finished_at"].items()}
+    tables = _tables(runs, "per_user")
     user = _user(tables)
     if user is None:
         return
@@ -39,21 +41,22 @@ def body(store: Store) -> None:
     )
     spec = parse(JobSpec, queries.run(store, picked[0]).spec)
     part = cached.split(digest, spec.split).market(market)
-    _one_user(digest, part, runs, int(user["user"]))
+    _one_user(digest, part, runs, user)
 
 
 def _runs(runs: pd.DataFrame) -> list[str]:
-    names = {row.id: f"{row.label}, seed {row.seed}" for row in runs.itertuples()}
+    rows = zip(runs["id"], runs["label"], runs["seed"], strict=True)
+    names = {run: f"{label}, seed {seed}" for run, label, seed in rows}
     first = list(runs.drop_duplicates("label")["id"][:3])
     wanted = st.query_params.get_all("run")
     picked = frame.choose_many(
-        f"Runs (at most {MOST_RUNS})", list(names), "run", text=lambda i: str(names[i]),
+        f"Runs (at most {MOST_RUNS})", list(names), "run", text=names.__getitem__,
         max_selections=max(MOST_RUNS, len(wanted)), placeholder="The first three",
     )  # fmt: skip
     return (picked or first)[:MOST_RUNS]
 
 
-def _user(tables: dict[str, pd.DataFrame]) -> pd.Series | None:
+def _user(tables: dict[str, pd.DataFrame]) -> int | None:
     shared = [name for name in METRICS if all(name in table for table in tables.values())]
     by, order, who = st.columns([2, 2, 3])
     with by:
@@ -70,13 +73,15 @@ def _user(tables: dict[str, pd.DataFrame]) -> pd.Series | None:
     }
     with who:
         user_id = frame.choose("User", list(said), "user", text=said.__getitem__)
-    return users[users["user_id"] == user_id].iloc[0]
+    return int(users.loc[users["user_id"] == user_id, "user"].iloc[0])
 
 
 def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> None:
     corpus = cached.corpus(digest)
     ids = list(corpus.items[part.catalogue])
-    held = {run: cached.table(run, str(at), "held_out") for run, at in runs["finished_at"].items()}
+    labels = zip(runs.index, runs["label"], runs["seed"], strict=True)
+    names = {str(run): f"{label}, seed {seed}" for run, label, seed in labels}
+    held, tops = _tables(runs, "held_out"), _tables(runs, "topk")
     left, right = st.columns([2, 7], gap="medium")
     with left:
         st.subheader("Has had", anchor=False)
@@ -84,19 +89,18 @@ def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> 
         st.dataframe(past.rename(columns={"item_id": "Item", "day": "Day", "part": "Part"}), hide_index=True)
     with right:
         st.subheader("Held out: what the test asks for", anchor=False)
-        names = {run: _name(runs, run) for run in runs.index}
-        ranks = inspection.held_out(held, user).rename(columns=names | {"item_id": "Item"})
-        st.dataframe(ranks, hide_index=True)
+        ranks = inspection.held_out(held, user)
+        ranks["run"] = ranks["run"].map(names)
+        st.dataframe(ranks.rename(columns={"run": "Rank by"}), hide_index=True)
         st.caption("Each run's rank of the item among all candidates; 1 is best.")
-    k = 10
     shown = {}
-    for column, (run, row) in zip(st.columns(len(runs), gap="medium"), runs.iterrows(), strict=True):
+    columns = st.columns(len(runs), gap="medium")
+    for column, run, at in zip(columns, names, runs["finished_at"], strict=True):
         with column:
-            top = cached.table(str(run), str(row["finished_at"]), "topk")
-            model = cached.model(str(run), str(row["finished_at"]))
-            shown[str(run)] = inspection.recommended(model, part, top, held[str(run)], user, k)
-            _list(_name(runs, str(run)), shown[str(run)], ids)
-    _why({_name(runs, run): items for run, items in shown.items()}, ids)
+            model = cached.model(run, str(at))
+            shown[run] = inspection.recommended(model, part, tops[run], held[run], user, LIST)
+            _list(names[run], shown[run], ids)
+    _why(shown, names, ids)
 
 
 def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
@@ -110,11 +114,11 @@ def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
     st.caption(f"{words.plural(hits, 'hit')} among {len(items)}")
 
 
-def _why(shown: dict[str, list[inspection.Shown]], ids: list[str]) -> None:
+def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: list[str]) -> None:
     st.subheader("Why exactly", anchor=False)
     left, right = st.columns([2, 2])
     with left:
-        run = frame.choose("Run", list(shown), "why", text=str)
+        run = frame.choose("Run", list(shown), "why", text=names.__getitem__)
     items = {str(i.rank): i for i in shown[run]}
     if not items:
         st.caption("This run's list for the user is empty.")
@@ -137,9 +141,9 @@ def _why(shown: dict[str, list[inspection.Shown]], ids: list[str]) -> None:
     st.download_button("These parts as CSV", exports.csv(table), "why.csv", "text/csv", on_click="ignore")
 
 
-def _name(runs: pd.DataFrame, run: str) -> str:
-    row = runs.loc[run]
-    return f"{row['label']}, seed {row['seed']}"
+def _tables(runs: pd.DataFrame, kind: Table) -> dict[str, pd.DataFrame]:
+    finished = zip(runs.index, runs["finished_at"], strict=True)
+    return {str(run): cached.table(str(run), str(at), kind) for run, at in finished}
 
 
 frame.show(body)

@@ -95,6 +95,7 @@ def _methods(given: StudySpec | None, tag: str) -> tuple[MethodChoice, ...]:
         list(initial) or [name for name in FIRST_CHOICE if name in known],
         key=f"methods-{tag}",
         format_func=lambda name: f"{known[name].label} · {known[name].family}",
+        wrap=True,
     )
     kept = [] if given is None else [c for c in given.methods if c.grid or c is not initial.get(c.method)]
     if kept:

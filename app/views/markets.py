@@ -51,7 +51,7 @@ def _audit(row: CorpusRow) -> None:
     st.markdown(f"Safe protocol for these data: **{safe['kind']}**. {frame.literal(safe['reason'])}")
     for finding in row.audit["findings"]:
         show = st.warning if finding["severity"] == "warning" else st.info
-        show(f"{frame.literal(finding['text'])} ({', '.join(finding['markets'])})")
+        show(f"{frame.literal(finding['text'], keep='`')} ({', '.join(finding['markets'])})")
     with st.expander("The audit in numbers"):
         st.dataframe(describing.audit(row.audit), hide_index=True)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
@@ -78,7 +80,7 @@ def _state(store: Store, run: RunRow) -> None:
 
 
 def _buttons(store: Store, run: RunRow) -> None:
-    with st.container(horizontal=True):
+    with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Cancel", disabled=run.state not in actions.CAN_CANCEL or not auth.allowed("cancel")):
             actions.cancel(store, [run.id])
             st.rerun()
@@ -123,7 +125,10 @@ def _results(store: Store, run: RunRow) -> None:
     groups = metrics[(metrics["part"] == "test") & (metrics["slice"] != "all")]
     left, right = st.columns(2, gap="large")
     left.dataframe(wide, hide_index=True, height=360)
-    right.dataframe(groups[["slice", "name", "value", "n"]], hide_index=True, height=360)
+    table = groups.pivot_table(index=["slice", "n"], columns="name", values="value").reset_index()
+    shown = [name for name in ("slice", "n", "ndcg@10", "recall@10", "hit@10", "mrr@10") if name in table]
+    names = {"slice": "Group", "n": "N"} | {name: words.metric(name) for name in shown[2:]}
+    right.dataframe(table[shown].rename(columns=names), hide_index=True, height=360)
     st.download_button("All metrics as CSV", exports.csv(metrics), f"metrics-{run.id[:8]}.csv", "text/csv")
 
 
@@ -172,17 +177,17 @@ def _artifacts(store: Store, run: RunRow) -> None:
     if kept.empty:
         return
     st.subheader("Files", anchor=False)
-    for row in kept.itertuples():
-        ending = "safetensors" if row.kind == "model" else "parquet"
-        name, sum_, button = st.columns([2, 6, 2], vertical_alignment="center")
-        name.markdown(f"**{row.kind}** · {words.size(row.size)}")
-        sum_.code(f"sha256 {row.sha256}", language=None)
+    for kind, size, sha256 in zip(kept["kind"], kept["size"], kept["sha256"], strict=True):
+        ending = "safetensors" if kind == "model" else "parquet"
+        name, checksum, button = st.columns([2, 6, 2], vertical_alignment="center")
+        name.markdown(f"**{kind}** · {words.size(size)}")
+        checksum.code(f"sha256 {sha256}", language=None)
         # the bytes are read, and their checksum checked, when somebody presses the button
         button.download_button(
             "Download",
-            lambda kind=str(row.kind): read_artifact(store, run.id, kind),
-            f"{run.method}-{run.target}-{run.id[:8]}-{row.kind}.{ending}",
-            key=f"get-{row.kind}",
+            partial(read_artifact, store, run.id, kind),
+            f"{run.method}-{run.target}-{run.id[:8]}-{kind}.{ending}",
+            key=f"get-{kind}",
             on_click="ignore",
         )
 

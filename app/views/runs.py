@@ -31,7 +31,8 @@ def body(store: Store) -> None:
 
 def _filters(store: Store) -> dict[str, object]:
     studies = queries.studies(store)
-    names = {row.id: f"{row.name}, {words.minute(row.created_at)}" for row in studies.itertuples()}
+    launched = zip(studies["id"], studies["name"], studies["created_at"], strict=True)
+    names = {study_id: f"{name}, {words.minute(at)}" for study_id, name, at in launched}
     study, state, method, target, text = st.columns([3, 2, 2, 2, 2])
     with study:
         chosen = frame.choose("Study", ["all", *names], "study", text=lambda i: names.get(i, "All studies"))

@@ -1,0 +1,203 @@
+"""Methods x markets: means over users, intervals, and which differences are more than luck. No Streamlit here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from app import words
+from cmr_core.evaluation.compare import adjust, against, bootstrap, over_seeds
+from cmr_core.published import Published
+
+SIMPLE = ("reference", "single-market")
+STRONGEST = "strongest"  # the reference that may be another method in each market
+RESAMPLES = 2000
+CELL = ["label", "method", "target", "mean", "low", "high", "n", "seeds", "date"]
+TEST = ["reference", "difference", "diff_low", "diff_high", "effect", "wins", "ties", "losses", "p_holm", "significant"]
+PerUser = Callable[[str, str], pd.DataFrame]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The cells of one methods-by-markets table: columns CELL + TEST + `place` (1 is best in its market).
+
+    TEST columns are empty in the row of the reference and where there is none.
+    """
+
+    metric: str
+    cells: pd.DataFrame
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Label -> method, in the table's order."""
+        rows = self.cells.drop_duplicates("label")
+        return dict(zip(rows["label"], rows["method"], strict=True))
+
+    @property
+    def targets(self) -> list[str]:
+        """Markets, by name."""
+        return sorted(set(self.cells["target"]))
+
+    def note(self) -> str:
+        """N, seeds and date in words."""
+        users = self.cells.drop_duplicates("target")["n"].sum()
+        seeds, date = self.cells["seeds"].max(), self.cells["date"].max()
+        seen = f"N {words.count(users)} test users · up to {words.plural(int(seeds), 'seed')}"
+        return f"{seen} · newest run {words.day(date)}"
+
+
+def label_rows(results: pd.DataFrame, markets: Sequence[str]) -> pd.DataFrame:
+    """The results with labels that tell every configuration, and every choice of sources, apart."""
+    everything = {target: sorted(set(markets) - {target}) for target in set(results["target"])}
+    chosen = [
+        "" if not sources or sorted(sources) == everything[target] else f", from {' '.join(sources)}"
+        for sources, target in zip(results["sources"], results["target"], strict=True)
+    ]
+    frame = results.assign(label=results["label"] + pd.Series(chosen, index=results.index, dtype=object))
+    shared = frame.groupby("label")["configuration"].transform("nunique") > 1
+    return frame.assign(label=frame["label"].where(~shared, frame["label"] + " #" + frame["configuration"].str[:4]))
+
+
+def compare(
+    results: pd.DataFrame, metric: str, per_user: PerUser, families: Mapping[str, str], reference: str = STRONGEST
+) -> Comparison:
+    """Cells of all labels and targets in `results` (one row per run, as `queries.results` gives and labelled).
+
+    `per_user(run_id, finished)` reads a run's table. `reference` is a label or STRONGEST: in each market the best of
+    the methods that use no other market. p-values are Holm-corrected over the whole table. Raises SpecError.
+    """
+    parts = [
+        _market(str(target), runs, metric, per_user, families, reference) for target, runs in results.groupby("target")
+    ]
+    cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*CELL, *TEST, "p_wilcoxon"])
+    tests = adjust(cells.astype({"p_wilcoxon": float}))
+    tests["place"] = tests.groupby("target")["mean"].rank(ascending=False, method="min")
+    order = tests.groupby("label")["mean"].mean().sort_values(ascending=False).index
+    tests["label"] = pd.Categorical(tests["label"], categories=list(order), ordered=True)
+    ordered = tests.sort_values(["label", "target"], ignore_index=True)
+    return Comparison(metric, ordered.astype({"label": object})[[*CELL, *TEST, "place"]])
+
+
+def _market(
+    target: str, runs: pd.DataFrame, metric: str, per_user: PerUser, families: Mapping[str, str], reference: str
+) -> pd.DataFrame:
+    groups = {str(label): rows for label, rows in runs.groupby("label")}
+    series = {label: over_seeds(_tables(rows, per_user), metric) for label, rows in groups.items()}
+    values = pd.DataFrame(series)
+    intervals = bootstrap(values.to_numpy(dtype=float), resamples=RESAMPLES)
+    rows = [
+        (
+            label,
+            rows["method"].iloc[0],
+            target,
+            i.mean,
+            i.low,
+            i.high,
+            i.n,
+            rows["seed"].nunique(),
+            rows["finished_at"].max(),
+        )
+        for (label, rows), i in zip(groups.items(), intervals, strict=True)
+    ]
+    cells = pd.DataFrame(rows, columns=CELL)
+    base = _reference(cells, families, reference)
+    if base is None:
+        return cells.reindex(columns=[*CELL, *TEST, "p_wilcoxon"])
+    tests = against(series, base).rename(columns={"method": "label", "low": "diff_low", "high": "diff_high"})
+    tests = tests.drop(columns=["n", "mean"]).assign(reference=base)
+    return cells.merge(tests, on="label", how="left").reindex(columns=[*CELL, *TEST, "p_wilcoxon"])
+
+
+def _tables(runs: pd.DataFrame, per_user: PerUser) -> list[pd.DataFrame]:
+    return [per_user(str(run), str(at)) for run, at in zip(runs["run_id"], runs["finished_at"], strict=True)]
+
+
+def _reference(cells: pd.DataFrame, families: Mapping[str, str], reference: str) -> str | None:
+    if reference != STRONGEST:
+        return reference if reference in set(cells["label"]) else None
+    simple = cells[cells["method"].map(lambda name: families.get(name) in SIMPLE)]
+    return None if simple.empty else str(simple.loc[simple["mean"].idxmax(), "label"])
+
+
+def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table as text, and beside it each cell's style ("best", "second" or ""). Rows methods, columns markets.
+
+    ▲ and ▼: better or worse than the market's reference, Holm-corrected p < 0.05. The last column is the mean over
+    markets, for methods that have all of them.
+    """
+    cells = comparison.cells
+    rows, columns = list(comparison.labels), comparison.targets
+    text = pd.DataFrame("—", index=rows, columns=[*columns, "mean"])
+    style = pd.DataFrame("", index=rows, columns=[*columns, "mean"])
+    references = dict(zip(cells["target"], cells.groupby("target")["reference"].transform("first"), strict=True))
+    for cell in cells.to_dict("records"):
+        label, target, half = str(cell["label"]), str(cell["target"]), (cell["high"] - cell["low"]) / 2
+        mark = " (ref)" if references[target] == label else ""
+        if cell["significant"]:
+            mark = " ▲" if cell["difference"] > 0 else " ▼"
+        text.loc[label, target] = f"{cell['mean']:.4f} ± {half:.4f}{mark}"
+        style.loc[label, target] = {1: "best", 2: "second"}.get(int(cell["place"]), "")
+    means = cells.pivot(index="label", columns="target", values="mean").reindex(rows).dropna().mean(axis=1)
+    text.loc[means.index, "mean"] = means.map("{:.4f}".format)
+    for place, name in ((1, "best"), (2, "second")):
+        style.loc[means.index[means.rank(ascending=False, method="min") == place], "mean"] = name
+    return text, style
+
+
+def published(comparison: Comparison, numbers: Sequence[Published]) -> pd.DataFrame:
+    """Numbers of papers for the table's metric and markets: label, target, value, protocol."""
+    fitting = [p for p in numbers if p.metric == comparison.metric and p.market in comparison.targets]
+    rows = [(f"{p.method} ({p.source})", p.market, p.value, p.protocol) for p in fitting]
+    return pd.DataFrame(rows, columns=["label", "target", "value", "protocol"]).drop_duplicates(["label", "target"])
+
+
+def costs(comparison: Comparison, results: pd.DataFrame, target: str | None, cost: str) -> pd.DataFrame:
+    """Quality and cost of each label, for charts.tradeoff: label, x, y, low, high, text, symbol.
+
+    `target` None: the mean over markets, without an interval. `cost`: "parameters" (updated in the last stage or
+    solved for) or "seconds" of a run. A method without parameters is drawn at 1, because the axis is logarithmic.
+    """
+    cells = comparison.cells if target is None else comparison.cells[comparison.cells["target"] == target]
+    chosen = results if target is None else results[results["target"] == target]
+    spent = chosen.assign(cost=chosen["seconds"] if cost == "seconds" else chosen["parameters"].map(updated))
+    x = spent.groupby("label")["cost"].mean()
+    frame = cells.groupby("label", sort=False)[["mean", "low", "high"]].mean().reset_index()
+    if target is None:
+        frame[["low", "high"]] = np.nan
+    text = [
+        f"{words.duration(v)} per run" if cost == "seconds" else f"{words.count(v)} updated" for v in x[frame["label"]]
+    ]
+    shown = frame.assign(x=x[frame["label"]].clip(lower=0.001 if cost == "seconds" else 1).to_numpy(), text=text)
+    return shown.rename(columns={"mean": "y"}).assign(symbol="circle")
+
+
+def updated(parameters: Mapping[str, int] | None) -> float:
+    """Scalars that the last stage updates or solves for."""
+    return float("nan") if parameters is None else float(parameters["trainable"] + parameters["closed_form"])
+
+
+def by_group(slices: pd.DataFrame, kind: str, order: Sequence[str]) -> pd.DataFrame:
+    """Means over seeds in the groups of `kind` ("item" or "user"), cold ones first: label, group, value, n.
+
+    `order`: the labels in the order of the table.
+    """
+    mine = slices[slices["slice"].str.startswith(f"{kind}:")]
+    frame = mine.groupby(["label", "slice"], sort=False, as_index=False).agg(value=("value", "mean"), n=("n", "max"))
+    most = frame.groupby("slice")["n"].transform("max").map(words.count)
+    names = frame["slice"].str.partition(":")[2] + " interactions<br>N " + most
+    places = {
+        "first": frame["slice"].str.extract(r":(\d+)")[0].astype(int),
+        "at": frame["label"].map(list(order).index),
+    }
+    ordered = frame.assign(group=names, **places).sort_values(["at", "first"], ignore_index=True)
+    return ordered[["label", "group", "value", "n"]]
+
+
+def export_rows(comparison: Comparison, protocol: str) -> pd.DataFrame:
+    """The cells as a flat table for CSV, each with its protocol, metric, N, seeds and date."""
+    frame = comparison.cells.assign(metric=comparison.metric, protocol=protocol)
+    frame["date"] = frame["date"].map(words.day)
+    return frame.rename(columns={"low": "ci95_low", "high": "ci95_high", "n": "users"})

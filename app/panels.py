@@ -1,0 +1,181 @@
+"""The views of the page Compare, drawn with Streamlit. Each says protocol, N and date."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import streamlit as st
+
+from app import cached, charts, comparison, exports, frame, queries, words
+from cmr_core.published import load, load_costs
+from worker.store.session import Store
+
+STYLES = {"best": "font-weight: 700", "second": "box-shadow: inset 0 -2px 0 currentColor", "": ""}
+BEYOND = ("coverage", "novelty", "popularity", "gini")
+
+
+@dataclass(frozen=True)
+class View:
+    """What the page has chosen: one corpus, one protocol, one metric."""
+
+    corpus: str
+    protocol: str
+    text: str
+    metric: str
+    results: pd.DataFrame  # one row per run, labelled
+    table: comparison.Comparison
+
+    @property
+    def colors(self) -> dict[str, str]:
+        """Colour of each label."""
+        return charts.palette(self.table.labels, cached.colors())
+
+    @property
+    def title(self) -> str:
+        """The metric as axes print it."""
+        return words.metric(self.metric)
+
+    def caption(self, more: str = "") -> None:
+        """Protocol, N, seeds and date under a table or chart."""
+        st.caption(f"{self.title} · {self.text} · {self.table.note()}{more}")
+
+    def market(self, *, mean: bool = False) -> str | None:
+        """A market to look at, or None for the mean of all."""
+        names = {name: name for name in self.table.targets} | ({"all": "Mean of all markets"} if mean else {})
+        order = ["all", *self.table.targets] if mean else self.table.targets
+        chosen = frame.choose("Market", order, "market", text=names.__getitem__)
+        return None if chosen == "all" and mean else chosen
+
+
+def table(view: View) -> None:
+    """Methods x markets, best bold, second underlined, with marks; and its exports."""
+    text, style = comparison.grid(view.table)
+    shown = text.rename(index=frame.literal)
+    st.table(shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None))
+    view.caption(
+        ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or "
+        "worse than the market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, "
+        "p < 0.05."
+    )
+    notes = [f"{view.title}, {view.text}", view.table.note(), f"protocol {view.protocol}"]
+    name = f"{view.metric.replace('@', '-at-')}-{view.protocol[:8]}"
+    with st.container(horizontal=True):
+        rows = exports.csv(comparison.export_rows(view.table, view.text), notes)
+        st.download_button("CSV", rows, f"{name}.csv", "text/csv", on_click="ignore")
+        st.download_button("LaTeX", _latex(view, text, style, notes), f"{name}.tex", "text/plain", on_click="ignore")
+        st.caption("Charts are saved as PNG with the camera above each of them.")
+
+
+def chart(view: View) -> None:
+    """Bars with intervals and seed dots, with the papers' numbers on top when asked for."""
+    figure = charts.bars(view.table.cells, view.results, view.colors, view.title)
+    numbers = comparison.published(view.table, load())
+    if len(numbers):
+        names = sorted(set(numbers["label"]))
+        first = [name for name in names if name.startswith("DCMPT (")][:1]
+        picked = st.multiselect("Published numbers to lay over", names, first, key="papers", placeholder="None")
+        chosen = numbers[numbers["label"].isin(picked)]
+        figure = charts.add_published(figure, chosen)
+        said = sorted(
+            {f"{label}: {protocol}" for label, protocol in zip(chosen["label"], chosen["protocol"], strict=True)}
+        )
+        if said:
+            st.caption("Diamonds are papers' numbers under their own protocols: " + "; ".join(said) + ".")
+    st.plotly_chart(figure, config=charts.config(f"compare-{view.metric}"), key="bars")
+    view.caption(". Bars: mean over users and seeds with its 95 % interval; dots: single seeds.")
+
+
+def tradeoff(view: View) -> None:
+    """Quality against what it costs."""
+    left, right = st.columns(2)
+    with left:
+        target = view.market(mean=True)
+    names = {"parameters": "Updated parameters", "seconds": "Seconds per run"}
+    with right:
+        cost = frame.choose("Cost", list(names), "cost", text=names.__getitem__)
+    points = comparison.costs(view.table, view.results, target, cost).dropna(subset=["x", "y"])
+    colors = dict(view.colors)
+    if cost == "parameters" and view.metric == "recall@10" and target == "uk":
+        paper = [(f"{c.method} ({c.source})", c.parameters, c.recall_at_10, c.paradigm) for c in load_costs()]
+        rows = pd.DataFrame(paper, columns=["label", "x", "y", "text"]).assign(symbol="diamond-open")
+        points = pd.concat([points, rows], ignore_index=True)
+    figure = charts.tradeoff(points, colors, names[cost], view.title)
+    st.plotly_chart(figure, config=charts.config(f"tradeoff-{view.metric}"), key="tradeoff")
+    view.caption(
+        ". Updated parameters: trained in the last stage, or solved for in closed form; methods without any stand at 1."
+        " Seconds: of the run itself; a stage that another run had built is not counted again."
+    )
+
+
+def groups(view: View, store: Store) -> None:
+    """Quality for cold and popular items, and for users with short and long histories."""
+    target = view.market()
+    slices = queries.slices(store, view.corpus, view.protocol, view.metric)
+    slices = slices[slices["target"] == target].merge(
+        view.results[["run_id", "label"]], on="run_id", suffixes=("_", "")
+    )
+    for kind, title in (
+        ("item", "By training interactions of the item"),
+        ("user", "By the user's training interactions"),
+    ):
+        shown = comparison.by_group(slices, kind, list(view.table.labels))
+        st.subheader(title, anchor=False)
+        if shown.empty:
+            st.caption("No such group was stored for these runs.")
+            continue
+        figure = charts.groups(shown, view.colors, view.title)
+        st.plotly_chart(figure, config=charts.config(f"groups-{kind}-{target}"), key=f"groups-{kind}")
+    view.caption(f". Market {target}. N of a group: its users with a held-out item.")
+
+
+def wins(view: View) -> None:
+    """For how many users a method beats the reference, and by how much."""
+    target = view.market()
+    rows = view.table.cells[(view.table.cells["target"] == target) & view.table.cells["reference"].notna()]
+    if rows.empty:
+        frame.empty("**This market has no reference to compare with.** Choose another reference above.")
+        return
+    figure = charts.outcomes(rows.rename(columns={"wins": "win", "ties": "tie", "losses": "loss"}))
+    st.plotly_chart(figure, config=charts.config(f"wins-{target}"), key="wins")
+    names = {
+        "label": "Method",
+        "difference": "Difference",
+        "diff_low": "95 % from",
+        "diff_high": "to",
+        "effect": "Effect (dz)",
+    }
+    names |= {"wins": "Wins", "ties": "Ties", "losses": "Losses", "p_holm": "p (Holm)", "n": "N"}
+    st.dataframe(rows[list(names)].rename(columns=names), hide_index=True)
+    view.caption(
+        f". Market {target}, each method against {frame.literal(str(rows['reference'].iloc[0]))}, user by user."
+    )
+
+
+def beyond(view: View, store: Store) -> None:
+    """Coverage, novelty and concentration beside accuracy."""
+    target, cutoff = view.market(), view.metric.partition("@")[2]
+    columns = {}
+    for name in BEYOND:
+        found = queries.results(store, view.corpus, view.protocol, f"{name}@{cutoff}")
+        found = found[found["target"] == target].merge(
+            view.results[["run_id", "label"]], on="run_id", suffixes=("_", "")
+        )
+        columns[words.metric(f"{name}@{cutoff}")] = found.groupby("label")["value"].mean()
+    accuracy = view.table.cells[view.table.cells["target"] == target].set_index("label")["mean"].rename(view.title)
+    shown = pd.concat([accuracy, pd.DataFrame(columns)], axis=1).rename_axis("Method").reset_index()
+    st.dataframe(shown, hide_index=True)
+    view.caption(
+        f". Market {target}, mean over seeds. Coverage: share of the catalogue that anybody is shown. Novelty: mean "
+        "surprise in bits. Popularity: mean training users of what is shown. Gini: 0 shows all items alike, 1 only one."
+    )
+
+
+def _latex(view: View, text: pd.DataFrame, style: pd.DataFrame, notes: list[str]) -> str:
+    around = {"best": "**", "second": "__", "": ""}
+    rows = []
+    for label in text.index:
+        cells = [around[s] + t + around[s] for t, s in zip(text.loc[label], style.loc[label], strict=True)]
+        rows.append([str(label), *cells])
+    caption = f"{view.title}. {view.text}. {view.table.note()}."
+    return exports.booktabs(["", *text.columns], rows, caption=caption, notes=notes)
