@@ -1,0 +1,182 @@
+"""Studies: what a launch makes of a spec, what it refuses, and what it costs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from cmr_core.errors import CmrError, NotFoundError, NotPermittedError, SpecError
+from cmr_core.spec import StudySpec
+from tests.worker.conftest import ANALYST, tiny_corpus
+from worker.store import runs
+from worker.store.audit import Actor
+from worker.store.corpora import add_corpus, get_corpus
+from worker.store.session import Store
+from worker.store.studies import estimate, expand, expand_labelled, get_study, launch_study, list_studies, study_spec
+from worker.store.tables import RunRow, StudyRow, StudyRunRow
+
+
+def study(**changes: Any) -> StudySpec:
+    """Popularity on all three markets of the tiny corpus."""
+    return StudySpec.model_validate({"name": "s", "corpus": "tiny", "methods": [{"method": "popularity"}]} | changes)
+
+
+def counts(store: Store) -> tuple[int, ...]:
+    with store.read() as session:
+        return tuple(session.scalar(select(func.count()).select_from(t)) or 0 for t in (StudyRow, StudyRunRow, RunRow))
+
+
+def test_a_study_is_the_product_of_its_parts(store: Store, digest: str) -> None:
+    spec = study(
+        targets=["uk", "jp"],
+        methods=[{"method": "lightgcn", "grid": {"layers": [1, 2], "dimensions": [8, 16]}}, {"method": "ease"}],
+        protocols=[{"split": {"kind": "ratio"}}, {"split": {"kind": "leave-one-out"}}],
+        seeds=[3, 1],
+    )
+    jobs = expand(spec, get_corpus(store, "tiny"))
+    of = [job for job in jobs if job.method == "lightgcn"]
+    assert len(of) == 4 * 2 * 2 * 2
+    assert len({job.fingerprint() for job in of}) == len(of)
+    assert {(job.settings["layers"], job.settings["dimensions"]) for job in of} == {(1, 8), (1, 16), (2, 8), (2, 16)}
+    # solved, not trained: the first seed is enough
+    assert sorted((job.target, job.seed) for job in jobs if job.method == "ease") == [("jp", 3)] * 2 + [("uk", 3)] * 2
+
+
+def test_all_markets_are_targets_unless_named_and_all_others_are_sources(store: Store, digest: str) -> None:
+    jobs = expand(study(methods=[{"method": "ease-weighted"}]), get_corpus(store, digest))
+    assert [(job.target, job.sources) for job in jobs] == [
+        ("de", ("jp", "uk")),
+        ("jp", ("de", "uk")),
+        ("uk", ("de", "jp")),
+    ]
+    jobs = expand(study(methods=[{"method": "ease-weighted"}], sources=["uk"], targets=["jp"]), get_corpus(store, digest))
+    assert [(job.target, job.sources) for job in jobs] == [("jp", ("uk",))]
+
+
+def test_methods_without_sources_are_the_same_whatever_sources_are_named(store: Store, digest: str) -> None:
+    row = get_corpus(store, digest)
+    one, other = (expand(study(targets=["uk"], sources=[source]), row) for source in ("jp", "de"))
+    assert one[0].fingerprint() == other[0].fingerprint()
+
+
+def test_defaults_are_written_out_so_that_saying_them_changes_nothing(store: Store, digest: str) -> None:
+    row = get_corpus(store, digest)
+    silent = expand(study(targets=["uk"], methods=[{"method": "lightgcn"}]), row)[0]
+    spoken = expand(study(targets=["uk"], methods=[{"method": "lightgcn", "settings": {"layers": 3}}]), row)[0]
+    assert silent.settings["layers"] == 3
+    assert silent.fingerprint() == spoken.fingerprint()
+
+
+def test_labels_name_only_what_differs_from_the_defaults(store: Store, digest: str) -> None:
+    def labels(**choice: Any) -> list[str]:
+        spec = study(targets=["uk"], methods=[{"method": "lightgcn", **choice}])
+        return [job.label for job in expand_labelled(spec, get_corpus(store, digest))]
+
+    plain = labels()[0]
+    assert "(" not in plain
+    assert labels(settings={"layers": 3}) == [plain]
+    assert labels(settings={"layers": 2}) == [f"{plain} (layers=2)"]
+    assert labels(label="Mine") == ["Mine"]
+    assert labels(label="Mine", grid={"layers": [1, 3]}) == ["Mine (layers=1)", "Mine (layers=3)"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"corpus": "nothing"}, "no corpus 'nothing'"),
+        ({"corpus": "../../etc/passwd"}, "no corpus"),
+        ({"targets": ["fr"]}, "no market fr"),
+        ({"sources": ["fr"]}, "no market fr"),
+        ({"targets": ["uk", "uk"]}, "named twice"),
+        ({"methods": [{"method": "magic"}]}, "no method 'magic'"),
+        ({"methods": [{"method": "lightgcn", "settings": {"colour": 1}}]}, "colour"),
+        ({"methods": [{"method": "lightgcn", "settings": {"layers": -1}}]}, "layers"),
+        ({"methods": [{"method": "lightgcn", "grid": {"layers": [1, 99]}}]}, "layers"),
+        ({"methods": [{"method": "lightgcn", "settings": {"layers": 1}, "grid": {"layers": [1]}}]}, "in the grid"),
+        ({"methods": [{"method": "ease-weighted"}], "targets": ["uk"], "sources": ["uk"]}, "source markets"),
+        ({"methods": [{"method": "lightgcn", "grid": {"dimensions": list(range(2, 602))}}], "seeds": range(5)}, "limit"),
+    ],
+)
+def test_what_could_not_run_is_refused_before_anything_is_stored(
+    store: Store, digest: str, changes: dict[str, Any], says: str
+) -> None:
+    with pytest.raises((SpecError, NotFoundError), match=says) as caught:
+        launch_study(store, ANALYST, study(**changes))
+    assert isinstance(caught.value, CmrError)
+    assert caught.value.hint or "Not a valid" in str(caught.value)
+    assert counts(store) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("split", "refused"),
+    [
+        ({"kind": "events"}, True),
+        ({"kind": "temporal"}, True),
+        ({"kind": "leave-one-out", "order": "latest"}, True),
+        ({"kind": "leave-one-out"}, False),
+        ({"kind": "ratio"}, False),
+    ],
+)
+def test_splits_by_date_need_dates(store: Store, split: dict[str, str], refused: bool) -> None:
+    add_corpus(store, ANALYST, tiny_corpus("undated", dated=False), "made by a test")
+    spec = study(corpus="undated", protocols=[{"split": split}])
+    if not refused:
+        assert launch_study(store, ANALYST, spec).created
+        return
+    with pytest.raises(SpecError, match="needs dates"):
+        launch_study(store, ANALYST, spec)
+
+
+def test_what_was_computed_is_shared_and_what_failed_is_made_anew(store: Store, digest: str) -> None:
+    first = launch_study(store, ANALYST, study())
+    assert (len(first.created), first.reused) == (3, [])
+    bad, *good = first.created
+    with store.begin() as session:
+        session.execute(update(RunRow).where(RunRow.id == bad).values(state="failed"))
+        session.execute(update(RunRow).where(RunRow.id == good[0]).values(state="succeeded"))
+    second = launch_study(store, ANALYST, study(name="again"))
+    assert (len(second.created), set(second.reused)) == (1, set(good))
+    assert {run.id for run in runs.list_runs(store, study_id=second.study_id)} == {*second.created, *good}
+    assert counts(store) == (2, 6, 4)
+
+
+def test_fifty_launches_at_once_make_each_run_once(store: Store, digest: str) -> None:
+    with ThreadPoolExecutor(10) as pool:
+        launched = list(pool.map(lambda n: launch_study(store, ANALYST, study(name=f"s{n}")), range(50)))
+    created = [run_id for one in launched for run_id in one.created]
+    assert len(created) == len(set(created)) == 3
+    assert all({*one.created, *one.reused} == set(created) for one in launched)
+    assert counts(store) == (50, 150, 3)
+
+
+def test_a_study_can_be_read_back_as_it_was_launched(store: Store, digest: str) -> None:
+    spec = study(note="why", seeds=[1, 2])
+    launched = launch_study(store, ANALYST, spec)
+    assert study_spec(get_study(store, launched.study_id)) == spec
+    assert [row.id for row in list_studies(store)] == [launched.study_id]
+    with pytest.raises(NotFoundError):
+        get_study(store, "no\0such")
+
+
+def test_an_estimate_learns_from_the_past(store: Store, digest: str) -> None:
+    spec = study(methods=[{"method": "lightgcn"}], seeds=[0, 1])
+    before = estimate(store, spec)
+    assert (before.runs, before.reused, before.known, before.seconds) == (6, 0, 0, 360.0)
+    launch_study(store, ANALYST, study(methods=[{"method": "lightgcn"}], targets=["uk", "jp"]))
+    with store.begin() as session:
+        for target, seconds in (("uk", 10.0), ("jp", 4.0)):
+            where = RunRow.target == target
+            session.execute(update(RunRow).where(where).values(state="succeeded", seconds=seconds))
+    after = estimate(store, spec)
+    # uk and jp have one new seed each; de takes the mean of all markets, twice
+    assert (after.runs, after.reused, after.known) == (6, 2, 4)
+    assert after.seconds == pytest.approx(10 + 4 + 2 * 7)
+
+
+def test_viewers_launch_nothing(store: Store, digest: str) -> None:
+    with pytest.raises(NotPermittedError):
+        launch_study(store, Actor("vic", "viewer"), study())
+    assert counts(store) == (0, 0, 0)
