@@ -52,7 +52,7 @@ def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, given: Mapping[str, 
     _step(recorder, "split", 1, 1)
     seed_everything(spec.seed)
     task = split.task(spec.target, spec.sources if method.uses_sources else ())
-    context = Run(spec.seed, device, Judge(split, spec.evaluation, given=given), recorder)
+    context = Run(spec.seed, device, Judge(split, spec.evaluation, target=spec.target, given=given), recorder)
     recommender = method.create(spec.settings).fit(task, context)
     valid = _evaluate(recommender, split, spec, "valid", given)
     _step(recorder, "evaluate", 1, 2)

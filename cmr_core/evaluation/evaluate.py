@@ -83,10 +83,17 @@ def evaluate(
 
 
 class Judge:
-    """The validator that methods get: the selection metric on validation rows, and nothing else about them."""
+    """The validator that methods get: the selection metric on validation rows, and nothing else about them.
 
-    def __init__(self, split: Split, spec: EvalSpec, *, given: Mapping[str, Candidates] | None = None) -> None:
+    `target` matters where sources contribute in full: their validation rows are then training rows, and only the
+    target's can judge.
+    """
+
+    def __init__(
+        self, split: Split, spec: EvalSpec, *, target: str | None = None, given: Mapping[str, Candidates] | None = None
+    ) -> None:
         self._split, self._spec, self._given = split, spec, given
+        self._only = target if split.spec.sources == "full" else None
         self._cases: dict[str, Cases] = {}
 
     @property
@@ -96,7 +103,9 @@ class Judge:
         return hashlib.sha256(json.dumps([self._split.digest, rule], sort_keys=True).encode()).hexdigest()
 
     def __call__(self, market: str, score: Score) -> float:
-        """Mean over the market's validation users; nan where there is none. Raises TrainingError as `evaluate`."""
+        """Mean over the validation users; nan where none may judge. Raises TrainingError as `evaluate`."""
+        if self._only not in (None, market):
+            return float("nan")
         if market not in self._cases:
             drawn = sample_candidates(self._split, market, "valid", self._spec, given=self._given)
             self._cases[market] = prepare(self._split.market(market), "valid", drawn)

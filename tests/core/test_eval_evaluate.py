@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -223,6 +224,16 @@ def test_the_judges_digest_names_split_candidates_and_metric() -> None:
     other = Split(SplitSpec(seed=1), split.corpus_digest, split.n_items, split.markets)
     assert len({*digests, Judge(other, EvalSpec()).digest}) == 5
     assert Judge(split, EvalSpec(cutoffs=(10,))).digest == digests[0]
+
+
+def test_only_the_target_judges_where_sources_train_on_everything() -> None:
+    own = market(1)
+    both = {"xx": own, "yy": replace(own, name="yy")}
+    scores = fixed(np.random.default_rng(0).random((30, 40)))
+    full = Judge(Split(SplitSpec(sources="full"), "0" * 64, 100, both), EvalSpec(), target="xx")
+    train = Judge(Split(SplitSpec(), "0" * 64, 100, both), EvalSpec(), target="xx")
+    assert math.isnan(full("yy", scores))
+    assert full("xx", scores) == train("xx", scores) == train("yy", scores)
 
 
 def test_tables_carry_readable_ids() -> None:
