@@ -138,8 +138,8 @@ def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
         mark = " (ref)" if references[target] == label else ""
         if cell["significant"]:
             mark = " ▲" if cell["difference"] > 0 else " ▼"
-        text.loc[label, target] = f"{cell['mean']:.4f} ± {half:.4f}{mark}"
-        style.loc[label, target] = {1: "best", 2: "second"}.get(int(cell["place"]), "")
+        text.at[label, target] = f"{cell['mean']:.4f} ± {half:.4f}{mark}"
+        style.at[label, target] = {1: "best", 2: "second"}.get(int(cell["place"]), "")
     means = cells.pivot(index="label", columns="target", values="mean").reindex(rows).dropna().mean(axis=1)
     text.loc[means.index, "mean"] = means.map("{:.4f}".format)
     for place, name in ((1, "best"), (2, "second")):
@@ -185,6 +185,8 @@ def by_group(slices: pd.DataFrame, kind: str, order: Sequence[str]) -> pd.DataFr
     `order`: the labels in the order of the table.
     """
     mine = slices[slices["slice"].str.startswith(f"{kind}:")]
+    if mine.empty:
+        return pd.DataFrame(columns=["label", "group", "value", "n"])
     frame = mine.groupby(["label", "slice"], sort=False, as_index=False).agg(value=("value", "mean"), n=("n", "max"))
     most = frame.groupby("slice")["n"].transform("max").map(words.count)
     names = frame["slice"].str.partition(":")[2] + " interactions<br>N " + most

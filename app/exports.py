@@ -26,6 +26,8 @@ _LATEX = {
     "·": r"$\cdot$",
     "≥": r"$\geq$",
     "—": "---",
+    "▲": r"$\uparrow$",
+    "▼": r"$\downarrow$",
 }
 
 
@@ -38,11 +40,11 @@ def csv(table: pd.DataFrame, notes: Sequence[str] = ()) -> bytes:
 
 def latex(text: str) -> str:
     """The text with every character that LaTeX would interpret escaped."""
-    return "".join(_LATEX.get(sign, sign) for sign in " ".join(text.split()))
+    return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"\s+", " ", text))
 
 
 def booktabs(columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, notes: Sequence[str] = ()) -> str:
-    """A LaTeX table (packages booktabs and ulem or none). Cells are plain text with `**bold**` and `_underlined_`."""
+    """A LaTeX table (package booktabs). A cell is plain text; it may begin with `**bold**` or `__underlined__`."""
     lines = [f"% {' '.join(note.split())}" for note in notes]
     lines += [r"\begin{table}[t]", r"\centering", rf"\caption{{{latex(caption)}}}"]
     lines += [rf"\begin{{tabular}}{{l{'c' * (len(columns) - 1)}}}", r"\toprule"]

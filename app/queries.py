@@ -84,11 +84,11 @@ def studies(store: Store) -> pd.DataFrame:
 
 def state_counts(store: Store, study: str | None = None) -> dict[str, int]:
     """Number of runs in each state."""
-    query = select(RunRow.state, func.count()).group_by(RunRow.state)
+    query = select(RunRow.state, func.count().label("runs")).group_by(RunRow.state)
     if study is not None:
         query = query.join(StudyRunRow, StudyRunRow.run_id == RunRow.id).where(StudyRunRow.study_id == study)
     with store.read() as session:
-        return dict(session.execute(query).tuples().all())
+        return {str(row.state): int(row.runs) for row in session.execute(query)}
 
 
 def runs(

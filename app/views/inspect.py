@@ -106,12 +106,12 @@ def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> 
 def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
     st.markdown(f"**{frame.literal(name)}**")
     rows = [
-        {"#": i.rank, "Item": i.item_id, "Hit": "✔ held out" if i.hit else "", "Because": inspection.reason(i.why, ids)}
+        {"#": i.rank, "Item": i.item_id, "Hit": "✔" if i.hit else "", "Because": inspection.reason(i.why, ids)}
         for i in items
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True)
     hits = sum(i.hit for i in items)
-    st.caption(f"{words.plural(hits, 'hit')} among {len(items)}")
+    st.caption(f"{words.plural(hits, 'hit')} (held-out items) among {len(items)}")
 
 
 def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: list[str]) -> None:

@@ -8,7 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from app import actions, auth, charts, exports, frame, queries, words
-from cmr_core.errors import CmrError
+from cmr_core.errors import CmrError, NotFoundError
 from cmr_core.models.registry import get
 from cmr_core.spec import JobSpec, parse
 from worker.store.artifacts import read_artifact
@@ -24,7 +24,11 @@ def body(store: Store) -> None:
         frame.header("Run")
         frame.empty("**Which run?** Pick one in the table of runs.", "views/runs.py", "To the runs")
         return
-    run = queries.run(store, run_id)
+    try:
+        run = queries.run(store, run_id)
+    except NotFoundError:
+        frame.header("Run")
+        raise
     spec = parse(JobSpec, run.spec)
     frame.header(frame.literal(run.label), "")
     st.markdown(
@@ -128,7 +132,7 @@ def _results(store: Store, run: RunRow) -> None:
     table = groups.pivot_table(index=["slice", "n"], columns="name", values="value").reset_index()
     shown = [name for name in ("slice", "n", "ndcg@10", "recall@10", "hit@10", "mrr@10") if name in table]
     names = {"slice": "Group", "n": "N"} | {name: words.metric(name) for name in shown[2:]}
-    right.dataframe(table[shown].rename(columns=names), hide_index=True, height=360)
+    right.dataframe(table[shown].rename(columns=names), hide_index=True)
     st.download_button("All metrics as CSV", exports.csv(metrics), f"metrics-{run.id[:8]}.csv", "text/csv")
 
 

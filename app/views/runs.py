@@ -96,7 +96,7 @@ def _table(runs: pd.DataFrame, key: str) -> None:
             "Stage": runs["stage"].fillna(""),
             "Progress": progress,
             "Remaining": runs["remaining_seconds"].map(words.duration).where(runs["state"] == "running", ""),
-            "Took": runs["seconds"].map(words.duration),
+            "Took": runs["seconds"].map(words.duration).where(runs["seconds"].notna(), ""),
             "Worker": runs["worker"].fillna(""),
             "Protocol": runs["protocol_text"],
             "Launched": runs["created_at"].map(words.minute),

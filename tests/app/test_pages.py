@@ -1,0 +1,253 @@
+"""Every page with a filled store, an empty one, wrong addresses and a role that may only look."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from app import auth, queries
+from worker.store.audit import Actor
+from worker.store.session import Store
+
+PAGES = ("home", "launch", "runs", "run", "compare", "inspect", "markets")
+Open = Callable[..., AppTest]
+
+
+def said(app: AppTest) -> str:
+    """All text on the page, one line per element."""
+    shown = [*app.title, *app.header, *app.subheader, *app.markdown, *app.caption]
+    shown += [*app.error, *app.warning, *app.info, *app.success]
+    return "\n".join(str(element.value) for element in shown)
+
+
+def check(app: AppTest) -> None:
+    """The page came to its end and met no error that it did not expect."""
+    assert not app.exception
+    assert "did not expect" not in said(app)
+    assert len(app.title) == 1
+
+
+def run_in(store: Store, state: str, **narrow: object) -> str:
+    runs, _ = queries.runs(store, states=[state], **narrow)  # type: ignore[arg-type]
+    return str(runs["id"].iloc[0])
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_page_opens(store: Store, open_page: Open, page: str) -> None:
+    app = open_page(page)
+    check(app)
+    assert not app.error
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_empty_store_says_what_to_do(
+    use: Callable[[Path], Store], seed: ModuleType, tmp_path: Path, open_page: Open, page: str
+) -> None:
+    seed.empty(tmp_path)
+    use(tmp_path)
+    app = open_page(page)
+    check(app)
+    assert not app.error
+    words = said(app)
+    assert "./cmr data" in words or "Launch a study" in words or "Pick one" in words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_store_without_tables_is_no_traceback(
+    use: Callable[[Path], Store], tmp_path: Path, open_page: Open, page: str
+) -> None:
+    use(tmp_path)
+    app = open_page(page)
+    assert not app.exception
+    if page != "run":
+        assert "./cmr up" in said(app)
+
+
+HOSTILE = ("", "nope", "<script>alert(1)</script>", "../../etc/passwd", "%00", "a" * 5000, "'; DROP TABLE run; --")
+PARAMETERS = {
+    "run": ("id",),
+    "runs": ("study", "state", "method", "market"),
+    "launch": ("run", "study"),
+    "compare": ("corpus", "protocol", "metric", "k", "view", "row", "target", "against"),
+    "inspect": ("corpus", "protocol", "market", "run", "metric", "order", "user", "why", "rank"),
+    "markets": ("corpus",),
+}
+CASES = [
+    (page, name, HOSTILE[(at + shift) % len(HOSTILE)])
+    for page, names in PARAMETERS.items()
+    for at, name in enumerate(names)
+    for shift in (1, 3)
+]
+
+
+@pytest.mark.parametrize(("page", "name", "value"), CASES)
+def test_wrong_address_is_told_kindly(store: Store, open_page: Open, page: str, name: str, value: str) -> None:
+    app = open_page(page, **{name: value})
+    check(app)
+    told = "is not there" in said(app) or "There is no" in said(app) or "is not the id" in said(app)
+    assert told, said(app)
+    assert "<script>" not in said(app).replace("\\<script\\>", "")
+
+
+@pytest.mark.parametrize("state", ["succeeded", "failed", "cancelled", "queued", "running"])
+def test_run_page_in_each_state(store: Store, open_page: Open, state: str) -> None:
+    app = open_page("run", id=run_in(store, state))
+    check(app)
+    words = said(app)
+    expected = {
+        "succeeded": "Finished",
+        "failed": "Use a smaller learning rate",
+        "cancelled": "Cancelled",
+        "queued": "Waiting for a worker",
+        "running": "Market",
+    }
+    assert expected[state] in words
+    assert bool(app.error) == (state == "failed")
+
+
+def test_run_page_shows_only_what_differs(store: Store, open_page: Open) -> None:
+    app = open_page("run", id=run_in(store, "succeeded", methods=["lightgcn"]))
+    (settings,) = [frame.value for frame in app.dataframe if "Setting" in frame.value.columns]
+    assert set(settings["Setting"]) == {"dimensions", "teacher_epochs", "teacher_eval_every"}
+
+
+def test_cancel_from_the_run_page(own: Store, open_page: Open) -> None:
+    run_id = run_in(own, "queued")
+    app = open_page("run", id=run_id)
+    next(button for button in app.button if button.label == "Cancel").click().run()
+    check(app)
+    assert queries.run(own, run_id).state == "cancelled"
+    assert "1 run cancelled" in said(app)
+
+
+def test_retry_from_the_run_page(own: Store, open_page: Open) -> None:
+    run_id = run_in(own, "failed")
+    app = open_page("run", id=run_id)
+    next(button for button in app.button if button.label == "Retry").click().run()
+    assert queries.run(own, run_id).state == "queued"
+
+
+def test_launch_queues_what_the_form_says(own: Store, open_page: Open) -> None:
+    before = queries.runs(own)[1]
+    app = open_page("launch")
+    app.multiselect(key="methods-new").set_value(["popularity"]).run()
+    app.multiselect(key="targets-new").set_value(["uk", "fr"]).run()
+    assert [metric.value for metric in app.metric if metric.label == "New runs"] == ["2"]
+    app.button(key="launch").click().run()
+    check(app)
+    runs, total = queries.runs(own)
+    assert total == before + 2
+    assert set(runs["target"][:2]) == {"uk", "fr"}
+    assert "Launched 2 runs" in said(app)
+
+
+@pytest.mark.parametrize(
+    ("widget", "value", "told"),
+    [
+        ("seeds-new", "one, two", "is no seed"),
+        ("seeds-new", "0-9999", "at most 20 seeds"),
+        ("seeds-new", "3, 3", "different"),
+        ("methods-new", [], "methods"),
+        ("protocols-new", [], "protocols"),
+    ],
+)
+def test_nonsense_is_refused_before_queueing(
+    own: Store, open_page: Open, widget: str, value: object, told: str
+) -> None:
+    before = queries.runs(own)[1]
+    app = open_page("launch")
+    (found,) = [element for element in [*app.text_input, *app.multiselect] if element.key == widget]
+    found.set_value(value).run()
+    check(app)
+    assert told in said(app)
+    assert next(button for button in app.button if button.label == "Launch").disabled
+    assert queries.runs(own)[1] == before
+
+
+def test_clone_fills_the_form_with_the_run(store: Store, open_page: Open) -> None:
+    run = queries.run(store, run_in(store, "succeeded", methods=["lightgcn"]))
+    app = open_page("launch", run=run.id)
+    check(app)
+    (methods,) = [m for m in app.multiselect if m.label == "Methods"]
+    assert methods.value == ["lightgcn"]
+    (dimensions,) = [n for n in app.number_input if n.label == "Dimensions"]
+    assert dimensions.value == 8
+    assert [metric.value for metric in app.metric if metric.label == "New runs"] == ["0"]
+
+
+def test_viewer_may_look_and_not_touch(own: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "actor", lambda: Actor("vera", "viewer"))
+    app = open_page("launch")
+    check(app)
+    assert app.button(key="launch").disabled
+    app = open_page("run", id=run_in(own, "queued"))
+    assert next(button for button in app.button if button.label == "Cancel").disabled
+
+
+def test_forged_click_is_refused_by_the_store(own: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auth, "actor", lambda: Actor("vera", "viewer"))
+    monkeypatch.setattr(auth, "allowed", lambda action: True)
+    before = queries.runs(own)[1]
+    app = open_page("launch")
+    app.multiselect(key="methods-new").set_value(["popularity"]).run()
+    app.button(key="launch").click().run()
+    check(app)
+    assert "may not launch" in said(app)
+    assert queries.runs(own)[1] == before
+
+
+@pytest.mark.parametrize("view", ["table", "chart", "tradeoff", "groups", "wins", "beyond"])
+@pytest.mark.parametrize("cutoff", ["5", "10"])
+def test_each_view_names_protocol_n_and_date(store: Store, open_page: Open, view: str, cutoff: str) -> None:
+    app = open_page("compare", view=view, metric="recall", k=cutoff)
+    check(app)
+    assert not app.warning
+    assert not app.error
+    (caption,) = [str(c.value) for c in app.caption if f"Recall@{cutoff}" in str(c.value)]
+    assert "events 80/10/10" in caption
+    assert " test users" in caption
+    assert "newest run 20" in caption
+
+
+def test_selection_reaches_the_address(store: Store, open_page: Open) -> None:
+    app = open_page("compare")
+    app.selectbox(key="metric").set_value("mrr").run()
+    assert app.query_params["metric"] == "mrr"
+    app.selectbox(key="metric").set_value("ndcg").run()
+    assert "metric" not in app.query_params  # the default needs no place in the address
+
+
+def test_address_that_changes_changes_the_page(store: Store, open_page: Open) -> None:
+    app = open_page("compare", metric="mrr")
+    app.query_params["metric"] = "recall"  # as Back and Forward do
+    app.run()
+    assert app.selectbox(key="metric").value == "recall"
+
+
+def test_inspect_marks_hits_and_says_why(store: Store, open_page: Open) -> None:
+    app = open_page("inspect", order="easiest")
+    check(app)
+    lists = [frame.value for frame in app.dataframe if "Because" in frame.value.columns]
+    assert len(lists) == 3
+    assert any((shown["Hit"] != "").any() for shown in lists)
+    assert all(shown["Because"].str.len().gt(0).all() for shown in lists)
+    assert "add up to the score exactly" in said(app)
+
+
+def test_unexpected_error_has_a_number_and_no_traceback(
+    store: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("secret detail")
+
+    monkeypatch.setattr(queries, "workers", broken)
+    app = open_page("home")
+    assert not app.exception
+    (error,) = app.error
+    assert "number" in error.value
+    assert "secret" not in error.value
+    assert "secret detail" in caplog.text
