@@ -110,7 +110,7 @@ class Walk:
             loss = ((leaves["item"] - noise) ** 2).mean() + (leaves["user"] ** 2).mean()
             loss.backward()  # type: ignore[no-untyped-call]
             model.optimizer.step()
-            return {"loss": float(loss)}
+            return {"loss": float(loss.detach())}
 
         schedule = Schedule(self.config.epochs, eval_every=1000, checkpoint_seconds=0)
         train("walk", model, epoch, lambda: float("nan"), run.monitor, schedule)

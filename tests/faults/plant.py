@@ -23,7 +23,7 @@ from worker.store.session import Store, migrate, open_store
 from worker.store.tables import RunRow
 
 ANN = Actor("ann", "analyst")
-QUICK: dict[str, Any] = {"lease_seconds": 3.0, "heartbeat_seconds": 0.5, "poll_seconds": 0.1, "sweep_seconds": 0.3}
+QUICK: dict[str, Any] = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "poll_seconds": 0.1, "sweep_seconds": 0.3}
 PATIENCE = 60.0
 
 

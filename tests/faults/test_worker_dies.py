@@ -87,7 +87,7 @@ def test_the_same_message_twenty_times_has_one_effect(plant: Plant, digest: str)
     for _ in range(20):
         assert queue.enqueue(run_id)
     assert plant.wait_for(run_id, "succeeded", "failed").attempt == 1
-    wait("the copies to be consumed", lambda: run_id not in (queue.waiting() or {run_id}))
+    wait("the copies to be consumed", lambda: run_id not in _waiting())
     time.sleep(0.5)
     run = plant.run(run_id)
     assert (run.state, run.attempt) == ("succeeded", 1)
@@ -111,7 +111,7 @@ def test_a_poison_job_ends_after_three_attempts_and_the_queue_moves_on(plant: Pl
 @pytest.mark.parametrize("place", ["claimed", "epoch 1", "evaluating", "before finish"])
 def test_cancel_while_a_worker_is_busy(plant: Plant, digest: str, place: str) -> None:
     plant.hold(place)
-    run_id = plant.launch(digest, tag=20 + POINTS.index(place), epochs=200)
+    run_id = plant.launch(digest, tag=20 + POINTS.index(place), epochs=200 if place == "epoch 1" else 6)
     plant.held()
     asked = time.monotonic()
     runs.request_cancel(plant.store, ANN, run_id)
@@ -144,6 +144,24 @@ def test_a_shared_stage_is_built_once_and_taken_over_when_its_builder_dies(plant
     assert same(arrays[0], arrays[2])
 
 
+def test_a_worker_that_is_asked_to_stop_gives_its_run_back(plant: Plant, digest: str) -> None:
+    run_id = plant.launch(digest, tag=50, epochs=100, pause=0.1)
+    wait("some epochs", lambda: plant.run(run_id).done >= 3)
+    name = str(plant.run(run_id).worker).split("@")[0]
+    worker = plant.processes.pop(name)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    plant.start_worker(name)
+    run = plant.wait_for(run_id, "succeeded", "failed")
+    texts = [line.text for line in runs.log_lines(plant.store, run_id)]
+    assert run.state == "succeeded", texts
+    assert any("asked to stop" in text for text in texts)
+    assert not any("fell silent" in text for text in texts)
+    with plant.store.read() as session:
+        of_run = select(func.min(PointRow.step)).where(PointRow.run_id == run_id, PointRow.attempt == run.attempt)
+        assert session.scalar(of_run) > 2, "the second attempt began anew"
+
+
 def _child(plant: Plant, run_id: str) -> int:
     """The process that executes the run: the only child of the worker that claimed it."""
     name = str(plant.run(run_id).worker).split("@")[0]
@@ -166,3 +184,9 @@ def _results(plant: Plant, run_id: str) -> list[object]:
         ).all()
     run = plant.run(run_id)
     return [*artifacts, *metrics, run.state, run.attempt, run.finished_at, run.worker]
+
+
+def _waiting() -> set[str]:
+    found = queue.waiting()
+    assert found is not None
+    return found

@@ -56,7 +56,9 @@ def postgres() -> Iterator[str]:
         migrate(Settings(home=folder / "home", database_url=url.format("ready")))
         yield url
     finally:
-        subprocess.run([*control, "-m", "immediate", "stop"], check=False, stdout=subprocess.DEVNULL, cwd=folder, **user)
+        subprocess.run(
+            [*control, "-m", "immediate", "stop"], check=False, stdout=subprocess.DEVNULL, cwd=folder, **user
+        )
         shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -73,7 +73,9 @@ def test_putting_damaged_bytes_again_mends_them(folder: Blobs) -> None:
     assert folder.get(sha256) == b"good"
 
 
-@pytest.mark.parametrize("name", ["", "..", "a" * 63, "A" * 64, "../" * 20 + "etc", "a" * 62 + "/b", "a" * 64 + "\n", "\0"])
+@pytest.mark.parametrize(
+    "name", ["", "..", "a" * 63, "A" * 64, "../" * 20 + "etc", "a" * 62 + "/b", "a" * 64 + "\n", "\0"]
+)
 def test_no_path_can_be_named(folder: Blobs, name: str) -> None:
     for action in (folder.get, folder.discard):
         with pytest.raises(NotFoundError):
@@ -123,7 +125,9 @@ def test_arrays_keep_shape_type_and_order() -> None:
         assert back[name].shape == value.shape
 
 
-@pytest.mark.parametrize("data", [b"", b"\x80\x04K\x01.", b"\xff" * 64, (2**60).to_bytes(8, "little") + b"{}", b"PK\3\4"])
+@pytest.mark.parametrize(
+    "data", [b"", b"\x80\x04K\x01.", b"\xff" * 64, (2**60).to_bytes(8, "little") + b"{}", b"PK\3\4"]
+)
 def test_what_is_no_safetensors_is_refused(data: bytes) -> None:
     with pytest.raises(IntegrityError):
         from_safetensors(data)

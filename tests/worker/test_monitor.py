@@ -133,9 +133,7 @@ def test_a_damaged_checkpoint_counts_as_none(store: Store, claim: Claim) -> None
     assert any("cannot be used" in line.text for line in runs.log_lines(store, claim.run_id))
 
 
-def test_a_database_that_is_away_costs_no_progress(
-    store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_database_that_is_away_costs_no_progress(store: Store, claim: Claim, monkeypatch: pytest.MonkeyPatch) -> None:
     def away() -> object:
         raise OperationalError("BEGIN", {}, Exception("the database is away"))
 

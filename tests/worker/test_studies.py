@@ -52,7 +52,9 @@ def test_all_markets_are_targets_unless_named_and_all_others_are_sources(store: 
         ("jp", ("de", "uk")),
         ("uk", ("de", "jp")),
     ]
-    jobs = expand(study(methods=[{"method": "ease-weighted"}], sources=["uk"], targets=["jp"]), get_corpus(store, digest))
+    jobs = expand(
+        study(methods=[{"method": "ease-weighted"}], sources=["uk"], targets=["jp"]), get_corpus(store, digest)
+    )
     assert [(job.target, job.sources) for job in jobs] == [("jp", ("uk",))]
 
 
@@ -97,7 +99,10 @@ def test_labels_name_only_what_differs_from_the_defaults(store: Store, digest: s
         ({"methods": [{"method": "lightgcn", "grid": {"layers": [1, 99]}}]}, "layers"),
         ({"methods": [{"method": "lightgcn", "settings": {"layers": 1}, "grid": {"layers": [1]}}]}, "in the grid"),
         ({"methods": [{"method": "ease-weighted"}], "targets": ["uk"], "sources": ["uk"]}, "source markets"),
-        ({"methods": [{"method": "lightgcn", "grid": {"dimensions": list(range(2, 602))}}], "seeds": range(5)}, "limit"),
+        (
+            {"methods": [{"method": "lightgcn", "grid": {"dimensions": list(range(2, 602))}}], "seeds": range(5)},
+            "limit",
+        ),
     ],
 )
 def test_what_could_not_run_is_refused_before_anything_is_stored(
