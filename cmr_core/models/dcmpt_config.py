@@ -82,7 +82,7 @@ class DCMPTConfig(DistillationSettings):
     """Settings of DCMPT."""
 
     learning_rate: float = Field(
-        1e-3, gt=0, le=1, description="Adam's step size for the prompts (paper: 1e-4 with much smaller steps)"
+        1e-2, gt=0, le=1, description="Adam's step size for the prompts (paper: 1e-4 with many more, smaller steps)"
     )
     l2: float = Field(1e-6, ge=0, le=1, description="Weight decay on the prompts")
     users_per_step: int = Field(512, ge=1, le=100_000, description="Target users per step, with their training pairs")
@@ -91,8 +91,8 @@ class DCMPTConfig(DistillationSettings):
     )
     paper_batch: bool = Field(False, description="As the paper may mean it: 16 users per step, lists of 50")
     steps_per_epoch: int = Field(0, ge=0, le=100_000, description="Steps per epoch; 0: one pass over the users")
-    epochs: int = Field(100, ge=1, le=5000, description="Epochs of prompt tuning at most")
-    eval_every: int = Field(1, ge=1, le=100, description="Epochs between two looks at validation")
+    epochs: int = Field(200, ge=1, le=5000, description="Epochs of prompt tuning at most")
+    eval_every: int = Field(5, ge=1, le=100, description="Epochs between two looks at validation")
     patience: int = Field(10, ge=1, le=1000, description="Looks without improvement before tuning stops")
     stop_on: Literal["validation", "loss", "never"] = Field(
         "validation",

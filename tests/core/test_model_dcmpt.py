@@ -24,7 +24,8 @@ from cmr_core.training.monitor import QuietMonitor
 
 SMALL: dict[str, Any] = {
     "dimensions": 8, "prompts": 3, "epochs": 4, "users_per_step": 5, "amrdd_list": 6, "wrd_items": 4,
-    "backbone_epochs": 4, "backbone_batch": 64, "teacher_epochs": 4, "teacher_batch": 64, "learning_rate": 0.02,
+    "backbone_epochs": 4, "backbone_batch": 64, "teacher_epochs": 4, "teacher_batch": 64,
+    "learning_rate": 0.02, "eval_every": 1,
 }  # fmt: skip
 
 
