@@ -119,7 +119,7 @@ def _reference(cells: pd.DataFrame, families: Mapping[str, str], reference: str)
     if reference != STRONGEST:
         return reference if reference in set(cells["label"]) else None
     simple = cells[cells["method"].map(lambda name: families.get(name) in SIMPLE)]
-    return None if simple.empty else str(simple.loc[simple["mean"].idxmax(), "label"])
+    return None if simple.empty else str(simple["label"].iloc[simple["mean"].argmax()])
 
 
 def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:

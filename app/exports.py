@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t")
 _LATEX = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -65,6 +65,7 @@ def _cell(text: str) -> str:
 
 
 def _defuse(value: object) -> object:
-    if isinstance(value, str) and value.startswith(_FORMULA):
-        return "'" + value
-    return value
+    if not isinstance(value, str):
+        return value
+    line = re.sub(r"[\r\n]+", " ", value)  # a bare carriage return would begin a row in some spreadsheets
+    return "'" + line if line.lstrip(" ").startswith(_FORMULA) else line

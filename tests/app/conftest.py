@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
 
+from tests.app import seed
 from worker.settings import get_settings
 from worker.store.session import Store, open_store
 
-HERE = Path(__file__).resolve().parent
-MAIN = HERE.parents[1] / "app" / "main.py"
-
-
-def _seed() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("app_seed", HERE / "seed.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+MAIN = Path(__file__).resolve().parents[2] / "app" / "main.py"
 
 
 @pytest.fixture(scope="session")
-def seed() -> ModuleType:
-    """The module that fills stores."""
-    return _seed()
-
-
-@pytest.fixture(scope="session")
-def filled(tmp_path_factory: pytest.TempPathFactory, seed: ModuleType) -> Path:
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a filled store, not to be changed."""
     home = tmp_path_factory.mktemp("filled")
     seed.fill(home).close()

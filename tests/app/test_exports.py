@@ -19,7 +19,8 @@ RISKY = ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1")
 def test_formulas_are_defused_in_cells_and_headers(text: str) -> None:
     table = exports.csv(pd.DataFrame({text: [text, "fine"]})).decode()
     rows = list(csv.reader(io.StringIO(table, newline="")))
-    assert rows == [["'" + text], ["'" + text], ["fine"]]
+    safe = "'" + text.replace("\r", " ")
+    assert rows == [[safe], [safe], ["fine"]]
 
 
 def test_numbers_stay_numbers() -> None:
@@ -29,7 +30,7 @@ def test_numbers_stay_numbers() -> None:
 @given(st.text(max_size=30))
 def test_no_cell_begins_like_a_formula(text: str) -> None:
     rows = list(csv.reader(io.StringIO(exports.csv(pd.DataFrame({"x": [text]})).decode(), newline="")))
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row)
+    assert not any(cell.lstrip(" ").startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row)
 
 
 def test_notes_cannot_break_out_of_their_line() -> None:

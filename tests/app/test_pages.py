@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import auth, queries
+from tests.app import seed
 from worker.store.audit import Actor
 from worker.store.session import Store
 
@@ -44,9 +44,7 @@ def test_page_opens(store: Store, open_page: Open, page: str) -> None:
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_empty_store_says_what_to_do(
-    use: Callable[[Path], Store], seed: ModuleType, tmp_path: Path, open_page: Open, page: str
-) -> None:
+def test_empty_store_says_what_to_do(use: Callable[[Path], Store], tmp_path: Path, open_page: Open, page: str) -> None:
     seed.empty(tmp_path)
     use(tmp_path)
     app = open_page(page)
