@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celery import Celery
@@ -54,6 +55,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "result_serializer": "json",
         "accept_content": ["json"],
         "worker_prefetch_multiplier": 1,
+        "worker_proc_alive_timeout": 120.0,  # a child imports torch first; the default 4 s kills it on a busy machine
         "worker_soft_shutdown_timeout": settings.soft_shutdown_seconds,
         "worker_cancel_long_running_tasks_on_connection_loss": False,  # the claim decides, not the connection
         # a fresh process per job gives a GPU's memory back
@@ -77,8 +79,7 @@ def enqueue(run_id: str, device: str = "cpu", max_seconds: int | None = None) ->
     """Send a run's id to the queue of its device; False if the broker is away. `deliver` also notes it."""
     limit = Budget().max_seconds if max_seconds is None else max_seconds
     try:
-        # a connection of its own: pooled ones outlive a fork, a change of broker and a broker's death
-        with app.connection_for_write() as connection:
+        with _connected() as connection:
             app.send_task(
                 TASK,
                 args=(run_id,),
@@ -122,10 +123,19 @@ def waiting() -> set[str] | None:
     from redis import RedisError
 
     try:
-        with app.connection_for_write() as connection:
+        with _connected() as connection:
             client = connection.default_channel.client
             messages = [json.loads(raw) for name in QUEUES for raw in client.lrange(name, 0, -1)]
     except (BrokerError, OSError, RedisError) as error:
         _log.warning("The broker does not answer: %s", error)
         return None
     return {message["headers"]["id"] for message in messages}
+
+
+@contextmanager
+def _connected() -> Iterator[Any]:
+    # a connection of its own: pooled ones outlive a fork, a change of broker and a broker's death
+    with app.connection_for_write() as connection:
+        # tried twice, because Celery's default tries for many seconds while somebody waits for a page
+        connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
+        yield connection
