@@ -66,7 +66,7 @@ def evaluate(
     """Evaluate `score`, which maps local user codes (B,) to scores (B, n_items), on a part of `market`.
 
     Users without held-out rows (or, with a given list, without a row in it) are not counted. `lists` items per user
-    are kept. One pass in blocks of users: O(users * items) beside the scoring; a block holds about 4 million scores.
+    are kept. One pass in blocks of users: O(users * items) beside the scoring; a block holds about 500,000 scores.
     Raises TrainingError for scores of the wrong shape or not finite.
     """
     cases = prepare(market, part, candidates)
