@@ -37,6 +37,11 @@ def main() -> None:
         _explain(f"A setting in the environment is wrong: {faults}", "Correct it or leave it out, then start again.")
     except BrokenPipeError:  # somebody read only the first lines of a listing
         sys.stderr.close()
+    except Exception as error:
+        if not type(error).__module__.startswith("sqlalchemy."):
+            raise
+        cause = str(getattr(error, "orig", error)).splitlines()[0]
+        _explain(f"The database cannot be used: {cause}", "See that it runs, then update its tables: cmr migrate.")
 
 
 def _explain(cause: str, hint: str) -> None:

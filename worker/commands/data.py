@@ -54,10 +54,10 @@ def fetch(name: Annotated[str, typer.Argument(help="A published corpus.")] = "xm
 @app.command("list")
 def list_() -> None:
     """List the corpora."""
+    from worker.commands.opening import opened
     from worker.store.corpora import list_corpora, market_names
-    from worker.store.session import open_store
 
-    for row in list_corpora(open_store()):
+    for row in list_corpora(opened()):
         typer.echo(f"{row.name}\t{row.digest[:12]}\t{len(market_names(row))} markets\t{row.origin}")
 
 
@@ -66,10 +66,10 @@ def describe(name: Annotated[str, typer.Argument(help="Name or digest of a corpu
     """Print sizes, density, overlap and the leak audit of a corpus, as YAML."""
     import yaml
 
+    from worker.commands.opening import opened
     from worker.store.corpora import get_corpus
-    from worker.store.session import open_store
 
-    row = get_corpus(open_store(), name)
+    row = get_corpus(opened(), name)
     body = {"name": row.name, "digest": row.digest, "origin": row.origin}
     typer.echo(yaml.safe_dump({**body, "description": row.description, "audit": row.audit}, sort_keys=False))
 
@@ -84,11 +84,11 @@ def _report(file: str, done: int, total: int) -> None:
 
 
 def _store(corpus: Corpus, origin: str) -> None:
+    from worker.commands.opening import opened
     from worker.store.audit import LOCAL
     from worker.store.corpora import add_corpus
-    from worker.store.session import open_store
 
-    digest = add_corpus(open_store(), LOCAL, corpus, origin)
+    digest = add_corpus(opened(), LOCAL, corpus, origin)
     typer.echo(f"Stored {corpus.name}: {len(corpus.markets)} markets, {len(corpus.items)} items, digest {digest[:12]}")
 
 

@@ -7,8 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from worker.settings import get_settings
-
 
 def register(app: typer.Typer) -> None:
     """Add the commands."""
@@ -19,10 +17,10 @@ def register(app: typer.Typer) -> None:
 
 def studies() -> None:
     """List studies, newest first."""
-    from worker.store.session import open_store
+    from worker.commands.opening import opened
     from worker.store.studies import list_studies
 
-    for row in list_studies(open_store(get_settings())):
+    for row in list_studies(opened()):
         typer.echo(f"{row.id}\t{row.name}\t{row.created_at:%Y-%m-%d %H:%M}\t{row.created_by}")
 
 
@@ -34,10 +32,10 @@ def export(
 ) -> None:
     """Write a study's methods-by-markets table: mean and deviation over seeds, with counts."""
     from cmr_core.errors import NotFoundError
+    from worker.commands.opening import opened
     from worker.commands.table import study_table, to_latex
-    from worker.store.session import open_store
 
-    store = open_store(get_settings())
+    store = opened()
     table = study_table(store, _study_id(store, study), metric)
     if table.empty:
         raise NotFoundError(f"No run of this study has the metric {metric!r} yet.", hint="See `cmr runs --study`.")
@@ -55,11 +53,11 @@ def recommend(
     n: Annotated[int, typer.Option("-n", help="How many items.", min=1, max=1000)] = 10,
 ) -> None:
     """Print what a run's model recommends to a user; what the user had in training or validation is left out."""
+    from worker.commands.opening import opened
     from worker.commands.runs import find_run
     from worker.recommend import recommend as ask
-    from worker.store.session import open_store
 
-    store = open_store(get_settings())
+    store = opened()
     for rank, (item, score) in enumerate(ask(store, find_run(store, run), user, n), start=1):
         typer.echo(f"{rank}\t{item}\t{score:.6g}")
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.settings import get_settings
 from worker.store.study_files import load_study
 
 if TYPE_CHECKING:
@@ -183,6 +182,6 @@ def _progress(run: RunRow) -> str:
 
 
 def _store() -> Store:
-    from worker.store.session import open_store
+    from worker.commands.opening import opened
 
-    return open_store(get_settings())
+    return opened()
