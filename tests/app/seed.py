@@ -11,7 +11,7 @@ from cmr_core.spec import MethodChoice, Protocol, SplitSpec, StudySpec
 from worker.settings import Settings
 from worker.store.audit import Actor
 from worker.store.corpora import add_corpus
-from worker.store.runs import claim, fail, request_cancel
+from worker.store.runs import claim, fail, get_run, request_cancel
 from worker.store.session import Store, migrate, open_store
 from worker.store.studies import launch_study
 from worker.tasks import perform
@@ -63,3 +63,5 @@ def execute(store: Store, run_id: str) -> None:
     claimed = claim(store, run_id, "worker-1")
     assert claimed is not None
     perform(store, claimed)
+    run = get_run(store, run_id)
+    assert run.state == "succeeded", f"{run.label}: {run.error}"
