@@ -51,18 +51,23 @@ def train(
     epochs are run and the last state is returned. A checkpoint left by an earlier attempt is taken up, and the
     result is equal bit by bit to that of an uninterrupted run.
 
-    Raises Cancelled before the next epoch once the monitor says so, TrainingError on a loss that is not finite,
-    IntegrityError on a checkpoint of another model. Cost: the callbacks, and a copy of the parameters per improvement.
+    Raises Cancelled before the next epoch once the monitor says so, after a last checkpoint; TrainingError on a
+    loss that is not finite; IntegrityError on a checkpoint of another model. Cost: the callbacks, and a copy of the
+    parameters per improvement.
     """
     kept = monitor.restore(stage)
     position = Position() if kept is None else unpack(model, kept)
     if kept is None:
-        _stop_if_asked(monitor, stage)
+        if monitor.cancelled():
+            raise Cancelled(f"Stopped on request before stage {stage!r}.")
         value = _judge(model, position, validate)
         monitor.report(Progress(stage, 0, schedule.epochs, _finite({"valid": value})))
     saved = time.monotonic()
     while position.epoch < schedule.epochs and position.bad < schedule.patience:
-        _stop_if_asked(monitor, stage)
+        if monitor.cancelled():
+            # a worker that is asked to make way goes on from here, not from the last regular checkpoint
+            monitor.checkpoint(stage, pack(model, position))
+            raise Cancelled(f"Stopped on request during stage {stage!r}.")
         metrics = dict(epoch())
         position.epoch += 1
         if not math.isfinite(metrics["loss"]):
@@ -90,11 +95,6 @@ def _judge(model: Trainable, position: Position, validate: Callable[[], float]) 
     else:
         position.bad += 1
     return value
-
-
-def _stop_if_asked(monitor: Monitor, stage: str) -> None:
-    if monitor.cancelled():
-        raise Cancelled(f"Stopped on request during stage {stage!r}.")
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -68,6 +68,15 @@ def test_a_resumed_run_does_only_the_epochs_that_are_left() -> None:
     assert [progress.done for progress in monitor.progress] == list(range(13))
 
 
+def test_a_stop_keeps_what_was_done_since_the_last_regular_checkpoint() -> None:
+    monitor = QuietMonitor(cancel_after=8)
+    with pytest.raises(Cancelled):
+        run(monitor, checkpoint_seconds=3600)
+    monitor.cancel_after = None
+    run(monitor, checkpoint_seconds=3600)
+    assert [progress.done for progress in monitor.progress] == list(range(13))
+
+
 def test_checkpoints_wait_for_their_time() -> None:
     monitor = QuietMonitor()
     run(monitor, checkpoint_seconds=3600.0)
