@@ -14,6 +14,7 @@ from rich.table import Table
 
 from cmr_core.data.files import read_corpus
 from cmr_core.data.layouts import Layout
+from cmr_core.data.lists import Lists, read_lists
 from cmr_core.data.market import Corpus
 from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import CmrError, SpecError
@@ -28,9 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         corpus = _corpus(options)
-        spec = read_job(options.job, corpus)
+        body = read_body(options.job, corpus)
+        lists = _lists(options, body)
+        spec = parse(JobSpec, body)
         with ProgressBarMonitor() as monitor:
-            outcome = run(spec, corpus, monitor)
+            outcome = run(spec, corpus, monitor, lists=lists)
         Console().print(metrics_table(spec, outcome))
         if options.out is not None:
             save(spec, corpus, outcome, options.out)
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def read_job(path: Path, corpus: Corpus) -> JobSpec:
+def read_body(path: Path, corpus: Corpus) -> dict[str, Any]:
     """The job in a JSON file; where it names no corpus, the data at hand are meant. Raises SpecError."""
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
@@ -48,8 +51,7 @@ def read_job(path: Path, corpus: Corpus) -> JobSpec:
         raise SpecError(f"{path} is not a readable JSON file: {error}.") from None
     if not isinstance(body, dict):
         raise SpecError(f"{path} holds no JSON object.", hint='A job looks like {"target": ..., "method": ...}.')
-    filled: dict[str, Any] = {"corpus": corpus.digest, **body}
-    return parse(JobSpec, filled)
+    return {"corpus": corpus.digest, **body}
 
 
 def metrics_table(spec: JobSpec, outcome: Outcome) -> Table:
@@ -71,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--data", type=Path, nargs="+", metavar="FILE", help="market files")
     data.add_argument("--synthetic", type=int, metavar="SEED", help="made-up markets instead of files")
     parser.add_argument("--format", choices=("xmarket", "wsdm"), default="xmarket", help="layout of the files")
+    parser.add_argument("--given", type=Path, metavar="FILE", help="candidate lists for the target: user<TAB>item,item")
+    parser.add_argument("--qrel", type=Path, metavar="FILE", help="what the test asks for: user item label")
     parser.add_argument("--out", type=Path, metavar="FOLDER", help="write metrics, lists and model there")
     return parser
 
@@ -79,6 +83,19 @@ def _corpus(options: argparse.Namespace) -> Corpus:
     if options.synthetic is not None:
         return synthetic(seed=options.synthetic)
     return read_corpus(options.data, name="files", layout=Layout(kind=options.format))
+
+
+def _lists(options: argparse.Namespace, body: dict[str, Any]) -> Lists | None:
+    """The lists in the files named; the job's evaluation means them unless it says something else."""
+    if options.given is None:
+        if options.qrel is not None:
+            raise SpecError("--qrel goes with --given.", hint="Name a file of candidate lists too.")
+        return None
+    lists = read_lists(options.given, str(body.get("target")), options.qrel)
+    evaluation = body.get("evaluation", {})
+    if isinstance(evaluation, dict):
+        body["evaluation"] = {"candidates": "given", "given": lists.digest} | evaluation
+    return lists
 
 
 if __name__ == "__main__":

@@ -6,16 +6,18 @@ import platform
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy
 import torch
 
+from cmr_core.data.given import resolve
+from cmr_core.data.lists import Lists
 from cmr_core.data.market import Corpus
 from cmr_core.data.sampling import Candidates, Part, sample_candidates
-from cmr_core.data.split import Split, make_split
-from cmr_core.errors import Cancelled, DeviceError, SpecError
+from cmr_core.data.split import MarketSplit, Split, make_split
+from cmr_core.errors import Cancelled, DataError, DeviceError, SpecError
 from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
 from cmr_core.interfaces import Monitor, Progress, Recommender, Run
 from cmr_core.models.registry import MethodInfo, get
@@ -36,27 +38,28 @@ class Outcome:
     seconds: float
 
 
-def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, given: Mapping[str, Candidates] | None = None) -> Outcome:
+def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, lists: Lists | None = None) -> Outcome:
     """Run one job. Deterministic in (spec, corpus) on one device.
 
-    `given` holds imported candidate lists by market, for evaluations that ask for them.
+    `lists` are the imported candidate lists that the evaluation names, if it names any.
 
-    Raises SpecError (a market, method or setting that does not exist), DataError (a corpus that cannot be split),
-    DeviceError, TrainingError, Cancelled.
+    Raises SpecError (a market, method, setting or list that does not exist), DataError (a corpus that cannot be split,
+    or lists that do not fit it), DeviceError, TrainingError, Cancelled.
     """
     started = time.perf_counter()
     method = check(spec, corpus)
     device = torch_device(spec.budget.device)
     recorder = Recorder(monitor)
     split = make_split(corpus, spec.split)
+    exam = _exam(spec, corpus, split, lists)
     _step(recorder, "split", 1, 1)
     seed_everything(spec.seed)
     task = split.task(spec.target, spec.sources if method.uses_sources else ())
-    context = Run(spec.seed, device, Judge(split, spec.evaluation, target=spec.target, given=given), recorder)
+    context = Run(spec.seed, device, Judge(split, spec.evaluation, target=spec.target, given=exam.given), recorder)
     recommender = method.create(spec.settings).fit(task, context)
-    valid = _evaluate(recommender, split, spec, "valid", given)
+    valid = exam.take(recommender, "valid")
     _step(recorder, "evaluate", 1, 2)
-    test = _evaluate(recommender, split, spec, "test", given)
+    test = exam.take(recommender, "test")
     _step(recorder, "evaluate", 2, 2)
     seconds = time.perf_counter() - started
     return Outcome(recommender, test, valid, recorder.curves, recorder.stages, environment(device), seconds)
@@ -116,11 +119,55 @@ def environment(device: str) -> dict[str, str]:
     }
 
 
-def _evaluate(
-    recommender: Recommender, split: Split, spec: JobSpec, part: Part, given: Mapping[str, Candidates] | None
-) -> Evaluation:
-    candidates = sample_candidates(split, spec.target, part, spec.evaluation, given=given)
-    return evaluate(recommender.score, split.markets[spec.target], part, spec.evaluation, candidates)
+@dataclass(frozen=True)
+class _Exam:
+    """What the target's users are asked in validation and in the test."""
+
+    spec: JobSpec
+    split: Split
+    given: Mapping[str, Candidates] | None
+    test: MarketSplit  # the target; its test part may be an imported one
+
+    def market(self, part: Part) -> MarketSplit:
+        return self.test if part == "test" else self.split.markets[self.spec.target]
+
+    def take(self, recommender: Recommender, part: Part) -> Evaluation:
+        # own items are those of the split, also where another test takes the place of its test part
+        drawn = sample_candidates(self.split, self.spec.target, part, self.spec.evaluation, given=self.given)
+        return evaluate(recommender.score, self.market(part), part, self.spec.evaluation, drawn)
+
+
+def _exam(spec: JobSpec, corpus: Corpus, split: Split, lists: Lists | None) -> _Exam:
+    """Raises SpecError where `lists` are not what the job names, DataError where they fit nobody."""
+    wanted, there = spec.evaluation.given, None if lists is None else lists.digest
+    if wanted != there:
+        raise SpecError(
+            f"The job asks for {_named(wanted)}, but {_named(there)} came with it.",
+            hint="Hand over the lists that the job names, and none to a job that names none.",
+        )
+    own = split.markets[spec.target]
+    if lists is None:
+        return _Exam(spec, split, None, own)
+    if lists.market != spec.target:
+        raise SpecError(
+            f"The candidate lists are for market {lists.market!r}, and the target is {spec.target!r}.",
+            hint="Import lists for the target.",
+        )
+    given = resolve(lists, corpus)
+    exam = _Exam(
+        spec, split, {own.name: given.candidates}, own if given.held is None else replace(own, test=given.held)
+    )
+    for part, held in (("validation", own.valid), ("test", exam.test.test)):
+        if not np.isin(held.user, given.candidates.users).any():
+            raise DataError(
+                f"None of the {len(given.candidates.users)} listed users has an interaction in {part}.",
+                hint="Choose a split that holds some of their interactions out.",
+            )
+    return exam
+
+
+def _named(digest: str | None) -> str:
+    return "no candidate lists" if digest is None else f"candidate lists {digest[:12]}"
 
 
 def _step(monitor: Monitor, stage: str, done: int, total: int) -> None:

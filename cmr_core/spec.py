@@ -154,7 +154,10 @@ def protocol_text(split: SplitSpec, evaluation: EvalSpec) -> str:
         rest = 1 - split.valid - split.test
         words = [f"{split.kind} {rest * 100:.0f}/{split.valid * 100:.0f}/{split.test * 100:.0f}"]
     sampled = evaluation.candidates.startswith("sampled")
-    words.append(evaluation.candidates + (f" ({evaluation.negatives} negatives)" if sampled else ""))
+    drawn = (
+        f" ({evaluation.negatives} negatives)" if sampled else f" ({evaluation.given[:8]})" if evaluation.given else ""
+    )
+    words.append(evaluation.candidates + drawn)
     if not split.deduplicate:
         words.append("repeats kept")
     if split.min_rating is not None:

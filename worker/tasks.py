@@ -26,6 +26,7 @@ from worker.store import runs
 from worker.store.artifacts import save_outcome
 from worker.store.clock import now
 from worker.store.corpora import load_corpus
+from worker.store.lists import load_lists
 from worker.store.runs import Claim, LostClaimError
 from worker.store.session import Store, open_store
 from worker.store.tables import WorkerRow
@@ -62,7 +63,7 @@ def perform(store: Store, claim: Claim) -> None:
         with WorkerMonitor(store, claim, _stopping.is_set) as monitor:
             try:
                 corpus = load_corpus(store, claim.spec.corpus)
-                outcome = run(claim.spec, corpus, monitor)
+                outcome = run(claim.spec, corpus, monitor, lists=load_lists(store, claim.spec))
                 store.patiently(monitor.flush)
                 save_outcome(store, claim, outcome, corpus)
             except Cancelled:

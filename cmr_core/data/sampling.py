@@ -40,12 +40,13 @@ def sample_candidates(
     `sampled-market` draws from the market's catalogue, `sampled-global` from the items of all markets (as the public
     code of the ACMR paper does); uniformly, without the user's own items of any part, without repetition. Where fewer
     items than asked are left, all of them compete and the row ends in -1. `given` takes the market's entry of `given`
-    (see `given.py`). Cost: O(users * negatives), no loop over users. Raises SpecError where a given list is missing.
+    (see `given.py`), without the user's own items either. Cost: O(users * negatives), no loop over users. Raises
+    SpecError where a given list is missing.
     """
     if spec.candidates == "catalogue":
         return None
     if spec.candidates == "given":
-        return _given(market, given)
+        return _given(split.market(market), given)
     own = split.market(market)
     users = np.unique((own.valid if part == "valid" else own.test).user)
     rng = np.random.default_rng([spec.seed, split.spec.seed, name_seed(market, part, spec.candidates)])
@@ -63,13 +64,16 @@ def own_items(market: MarketSplit) -> Pairs:
     return market.view(full=True).train
 
 
-def _given(market: str, given: Mapping[str, Candidates] | None) -> Candidates:
-    if given is None or market not in given:
+def _given(market: MarketSplit, given: Mapping[str, Candidates] | None) -> Candidates:
+    if given is None or market.name not in given:
         raise SpecError(
-            f"No candidate list was given for market {market!r}.",
+            f"No candidate list was given for market {market.name!r}.",
             hint="Import one that covers the market, or choose other candidates.",
         )
-    return given[market]
+    listed, own = given[market.name], own_items(market)
+    taken = np.unique(own.user.astype(np.int64) * market.n_items + own.item)
+    mine = contains(taken, listed.users[:, None].astype(np.int64) * market.n_items + listed.negatives)
+    return Candidates(listed.users, np.where(mine & (listed.negatives >= 0), -1, listed.negatives))
 
 
 def _negatives(users: IntArray, own: Pairs, n_items: int, k: int, rng: np.random.Generator) -> IntArray:

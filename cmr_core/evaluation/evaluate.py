@@ -85,15 +85,15 @@ def evaluate(
 class Judge:
     """The validator that methods get: the selection metric on validation rows, and nothing else about them.
 
-    `target` matters where sources contribute in full: their validation rows are then training rows, and only the
-    target's can judge.
+    `target` matters where sources contribute in full, as their validation rows are then training rows, and where
+    candidates are given, as only the target has a list: then nobody but the target's users judges.
     """
 
     def __init__(
         self, split: Split, spec: EvalSpec, *, target: str | None = None, given: Mapping[str, Candidates] | None = None
     ) -> None:
         self._split, self._spec, self._given = split, spec, given
-        self._only = target if split.spec.sources == "full" else None
+        self._only = target if split.spec.sources == "full" or spec.candidates == "given" else None
         self._cases: dict[str, Cases] = {}
 
     @property

@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from cmr_core.__main__ import main, read_job
+from cmr_core.__main__ import main, read_body
 from cmr_core.data.files import read_corpus
 from cmr_core.data.layouts import Layout
 from cmr_core.data.market import Corpus
@@ -110,10 +110,10 @@ def test_a_cancel_is_seen_at_every_report(corpus: Corpus) -> None:
 def test_a_job_file_without_a_corpus_means_the_data_at_hand(corpus: Corpus, tmp_path: Path) -> None:
     path = tmp_path / "job.json"
     path.write_text(json.dumps({"target": "jp", "method": "popularity"}), encoding="utf-8")
-    assert read_job(path, corpus).corpus == corpus.digest
+    assert read_body(path, corpus)["corpus"] == corpus.digest
     other = replace(corpus, markets={name: corpus.markets[name] for name in ("jp", "de")})
     path.write_text(json.dumps({"target": "jp", "method": "popularity", "corpus": other.digest}), encoding="utf-8")
-    assert read_job(path, corpus).corpus == other.digest
+    assert read_body(path, corpus)["corpus"] == other.digest
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", '{"target": "jp"}', '{"target": "jp", "method": "ease", "x": 1}'])
@@ -121,7 +121,7 @@ def test_a_bad_job_file_is_refused(corpus: Corpus, tmp_path: Path, text: str) ->
     path = tmp_path / "job.json"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(SpecError):
-        read_job(path, corpus)
+        parse(JobSpec, read_body(path, corpus))
 
 
 @pytest.fixture

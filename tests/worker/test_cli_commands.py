@@ -140,6 +140,43 @@ def test_unknown_public_corpus_names_those_there_are(cmr: Cmr) -> None:
     assert "xmarket-electronics" in err
 
 
+def test_candidate_lists_are_stored_listed_and_launched(cmr: Cmr, filled: Store, tmp_path: Path) -> None:
+    run, qrel = tmp_path / "run.tsv", tmp_path / "qrel.tsv"
+    run.write_text("u000\ti06,i07\nu001\ti09,i00\n")
+    qrel.write_text("userId\titemId\trating\nu000\ti07\t1\nu001\ti09\t1\n")
+    words = ["data", "lists", "add", run, "--corpus", "tiny", "--market", "jp"]
+    code, out, err = cmr(*words, "--qrel", qrel, "--name", "cup")
+    assert (code, err) == (0, "")
+    assert "Stored cup: 4 candidates for jp" in out
+    evaluation = out.splitlines()[-1]
+    assert cmr(*words, "--name", "cup")[0] == 1  # other content under the same name
+    assert cmr(*words, "--name", "plain")[0] == 0
+    first, second = cmr("data", "lists", "list")[1].splitlines()
+    assert first.startswith("cup\ttiny\tjp\t4 candidates\t2 held-out items\t")
+    assert second.startswith("plain\ttiny\tjp\t4 candidates\theld out by the split\t")
+    assert first.split("\t")[-1] in evaluation
+    study = "name: {}\ncorpus: tiny\ntargets: [{}]\nmethods: [{{method: popularity}}]\nprotocols:\n"
+    study += "  - split: {{kind: ratio}}\n    {}\n"
+    (tmp_path / "jp.yaml").write_text(study.format("cup", "jp", evaluation))
+    (tmp_path / "de.yaml").write_text(study.format("wrong", "de", evaluation))
+    code, out, err = cmr("launch", tmp_path / "jp.yaml", "--inline")
+    assert code == 0, err
+    assert "1 succeeded" in out
+    code, _, err = cmr("launch", tmp_path / "de.yaml", "--dry-run")
+    assert code == 1
+    assert "for market 'jp'" in err
+
+
+def test_lists_that_the_corpus_trains_on_are_refused(cmr: Cmr, filled: Store, tmp_path: Path) -> None:
+    (tmp_path / "run.tsv").write_text("u000\ti06,i07\n")
+    (tmp_path / "qrel.tsv").write_text("u000 i01 1\n")
+    words = ["data", "lists", "add", tmp_path / "run.tsv", "--corpus", "tiny", "--market", "jp", "--name", "cup"]
+    code, _, err = cmr(*words, "--qrel", tmp_path / "qrel.tsv")
+    assert code == 1
+    assert "would train on what they are tested on" in err
+    assert cmr("data", "lists", "list")[1] == ""
+
+
 # --- launching -----------------------------------------------------------------------------------------------------
 
 
@@ -266,7 +303,7 @@ def test_failed_run_makes_the_launch_fail(
 ) -> None:
     from cmr_core.errors import TrainingError
 
-    def broken(*_: object) -> None:
+    def broken(*_: object, **__: object) -> None:
         raise TrainingError("The loss is not finite.", hint="Lower the learning rate.")
 
     monkeypatch.setattr("cmr_core.experiment.run", broken)
@@ -302,7 +339,14 @@ def test_worker_without_a_gpu_says_so(cmr: Cmr, monkeypatch: pytest.MonkeyPatch)
 def test_every_command_explains_itself(cmr: Cmr) -> None:
     commands = ["up", "worker", "app", "reaper", "migrate", "launch", "runs", "show", "cancel", "retry"]
     commands += ["export", "recommend", "studies", "check"]
-    for words in [*([name] for name in commands), ["data"], ["data", "add"], ["data", "fetch"], []]:
+    for words in [
+        *([name] for name in commands),
+        ["data"],
+        ["data", "add"],
+        ["data", "fetch"],
+        ["data", "lists", "add"],
+        [],
+    ]:
         code, out, _ = cmr(*words, "--help")
         assert code == 0, words
         assert "Usage:" in out

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from worker.commands import lists
 from worker.settings import get_settings
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from cmr_core.data.market import Corpus
 
 app = typer.Typer(help="Corpora: add files, fetch published ones, list and describe.", no_args_is_help=True)
+app.add_typer(lists.app, name="lists")
 Kind = Literal["xmarket", "wsdm", "table"]
 PATHS = typer.Argument(help="Files, or a folder whose files are all taken.")
 NAME = typer.Option(help="What the corpus is called: small letters, digits, dots, dashes.")

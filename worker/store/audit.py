@@ -13,7 +13,7 @@ from worker.store.clock import now
 from worker.store.tables import AuditRow
 
 Role = Literal["viewer", "analyst", "admin"]
-Action = Literal["launch", "cancel", "retry", "add corpus", "rename corpus", "delete study"]
+Action = Literal["launch", "cancel", "retry", "add corpus", "add lists", "rename corpus", "delete study"]
 
 _RANK: dict[str, int] = {role: rank for rank, role in enumerate(get_args(Role))}
 _NEEDS: dict[Action, Role] = {
@@ -21,6 +21,7 @@ _NEEDS: dict[Action, Role] = {
     "cancel": "analyst",
     "retry": "analyst",
     "add corpus": "analyst",
+    "add lists": "analyst",
     "rename corpus": "analyst",
     "delete study": "admin",
 }

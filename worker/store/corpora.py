@@ -16,7 +16,7 @@ from worker.store.numbers import plain
 from worker.store.session import Store
 from worker.store.tables import CorpusRow
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
 def add_corpus(store: Store, actor: Actor, corpus: Corpus, origin: str) -> str:
@@ -26,12 +26,11 @@ def add_corpus(store: Store, actor: Actor, corpus: Corpus, origin: str) -> str:
     SpecError for a name that is not of letters, digits, dots and dashes.
     """
     from cmr_core.data.audit import audit
+    from cmr_core.data.codec import to_parquet
     from cmr_core.data.describe import describe
 
-    from cmr_core.data.codec import to_parquet
-
     require(actor, "add corpus")
-    if not _NAME.fullmatch(corpus.name):
+    if not NAME.fullmatch(corpus.name):
         raise SpecError(f"{corpus.name[:80]!r} cannot name a corpus.", hint="Use small letters, digits, dots, dashes.")
     with store.read() as session:
         if _known(session, corpus):

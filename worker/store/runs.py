@@ -19,6 +19,7 @@ from cmr_core.errors import ConflictError, NotFoundError
 from cmr_core.spec import JobSpec, parse
 from worker.store.audit import Actor, record, require
 from worker.store.clock import later, now
+from worker.store.lists import check_lists
 from worker.store.session import Store, lock
 from worker.store.tables import USABLE, CheckpointRow, LogRow, RunRow, StudyRunRow
 
@@ -43,10 +44,14 @@ class LostClaimError(ConflictError):
 
 
 def launch(store: Store, actor: Actor, spec: JobSpec, *, label: str | None = None) -> str:
-    """The id of a run of this spec: a new queued one, or the one that exists. Send it to the queue afterwards."""
+    """The id of a run of this spec: a new queued one, or the one that exists. Send it to the queue afterwards.
+
+    Raises SpecError for candidate lists that are not there.
+    """
     require(actor, "launch")
     with store.begin() as session:
         lock(session, "launch")
+        check_lists(session, spec)
         run, created = find_or_create(session, store, actor, spec, label or spec.method)
         if created:
             record(session, actor, "launch", run.id, {"method": spec.method, "target": spec.target})

@@ -16,6 +16,7 @@ from cmr_core.spec import JobSpec, MethodChoice, Protocol, Scalar, StudySpec, pa
 from worker.store.audit import Actor, record, require
 from worker.store.clock import now
 from worker.store.corpora import dated_markets, find_corpus, get_corpus, market_names
+from worker.store.lists import check_lists
 from worker.store.runs import find_or_create, usable
 from worker.store.session import Store, lock
 from worker.store.tables import CorpusRow, RunRow, StudyRow, StudyRunRow
@@ -104,6 +105,8 @@ def launch_study(store: Store, actor: Actor, spec: StudySpec) -> Launched:
     launched = Launched(study.id, [], [])
     with store.begin() as session:
         lock(session, "launch")
+        for job in jobs:
+            check_lists(session, job.spec)
         session.add(study)
         session.flush()
         for job in jobs:
@@ -121,6 +124,7 @@ def estimate(store: Store, spec: StudySpec) -> Estimate:
         jobs = expand_labelled(spec, find_corpus(session, spec.corpus))
         result = Estimate(len(jobs), 0, 0.0, 0)
         for job in jobs:
+            check_lists(session, job.spec)
             if usable(session, job.spec.fingerprint()) is not None:
                 result = replace(result, reused=result.reused + 1)
                 continue

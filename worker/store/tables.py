@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, Float, ForeignKey, Index, MetaData, String, Text, func, text
+from sqlalchemy import JSON, Float, ForeignKey, Index, MetaData, String, Text, UniqueConstraint, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from worker.store.clock import UtcTime
@@ -47,6 +47,22 @@ class CorpusRow(Base):
     audit: Mapped[dict[str, Any]]  # leak audit
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
     created_by: Mapped[str] = mapped_column(String(64))
+
+
+class ListsRow(Base):
+    """Imported candidate lists for one market of a corpus; the blob `sha256` (Parquet) holds them."""
+
+    __tablename__ = "lists"
+    corpus: Mapped[str] = mapped_column(ForeignKey("corpus.digest", ondelete="CASCADE"), primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), primary_key=True)  # what an evaluation names
+    name: Mapped[str] = mapped_column(String(64))
+    market: Mapped[str] = mapped_column(String(64))
+    sha256: Mapped[str] = mapped_column(String(64))
+    listed: Mapped[int]  # pairs
+    relevant: Mapped[int | None]  # pairs that the test asks for; null: the split's test part
+    created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    created_by: Mapped[str] = mapped_column(String(64))
+    __table_args__ = (UniqueConstraint("corpus", "name"),)
 
 
 class StudyRow(Base):
