@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from cmr_core.errors import NotFoundError, SpecError
-from cmr_core.spec import EvalSpec, JobSpec, MethodChoice, Protocol, SplitSpec, StudySpec, parse
-from worker.store.corpora import get_corpus
+from cmr_core.spec import EvalSpec, JobSpec, MethodChoice, Protocol, SplitKind, SplitSpec, StudySpec, parse
+from worker.store.corpora import dated_markets, get_corpus, market_names
 from worker.store.runs import get_run
 from worker.store.session import Store
 from worker.store.studies import get_study, study_spec
+from worker.store.tables import CorpusRow, ListsRow
 
 PRESETS: dict[str, tuple[str, Protocol]] = {
     "events": ("Events, whole catalogue: closes the same-day leak (recommended)", Protocol()),
@@ -20,6 +22,19 @@ PRESETS: dict[str, tuple[str, Protocol]] = {
     ),
     "temporal": ("One point in time for everybody: as in practice", Protocol(split=SplitSpec(kind="temporal"))),
 }
+
+
+def protocols(corpus: CorpusRow, lists: Sequence[ListsRow]) -> dict[str, tuple[str, Protocol]]:
+    """What the launch page offers, by key: the presets, and the candidate lists imported for the corpus."""
+    kind: SplitKind = "events" if set(dated_markets(corpus)) == set(market_names(corpus)) else "ratio"
+    found = dict(PRESETS)
+    for row in lists:
+        evaluation = EvalSpec(candidates="given", given=row.digest)
+        found[f"lists-{row.name}"] = (
+            f"Imported lists {row.name}, for target {row.market} only ({kind})",
+            Protocol(split=SplitSpec(kind=kind), evaluation=evaluation),
+        )
+    return found
 
 
 def start(store: Store, *, run: str | None, study: str | None) -> StudySpec | None:

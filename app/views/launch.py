@@ -10,6 +10,7 @@ from cmr_core.models.registry import MethodInfo, load
 from cmr_core.spec import Budget, MethodChoice, Protocol, Scalar, StudySpec, parse
 from worker.queue import deliver
 from worker.store.corpora import dated_markets, list_corpora, market_names
+from worker.store.lists import list_lists
 from worker.store.session import Store
 from worker.store.studies import estimate, launch_study
 from worker.store.tables import CorpusRow
@@ -29,7 +30,7 @@ def body(store: Store) -> None:
     given = _given(store)
     left, right = st.columns([5, 3], gap="large")
     with left:
-        spec = _form(corpora, given)
+        spec = _form(store, corpora, given)
     with right, st.container(border=True):
         _price(store, spec)
 
@@ -48,13 +49,13 @@ def _given(store: Store) -> StudySpec | None:
         return None
 
 
-def _form(corpora: list[CorpusRow], given: StudySpec | None) -> StudySpec | CmrError:
+def _form(store: Store, corpora: list[CorpusRow], given: StudySpec | None) -> StudySpec | CmrError:
     # every widget belongs to what the form started with, so that another file or run fills all of them anew
     tag = "new" if given is None else given.digest()[:8]
     try:
         corpus, targets, sources = _data(corpora, given, tag)
         methods = _methods(given, tag)
-        protocols = _protocols(corpus, given, tag)
+        protocols = _protocols(store, corpus, given, tag)
         rest = _rest(given, tag)
         body = {"corpus": corpus.name, "targets": targets, "sources": sources, "methods": methods}
         return parse(StudySpec, body | {"protocols": protocols} | rest)
@@ -124,10 +125,11 @@ def _settings(info: MethodInfo, initial: dict[str, Scalar], tag: str) -> MethodC
     return MethodChoice(method=info.name, settings=changed)
 
 
-def _protocols(corpus: CorpusRow, given: StudySpec | None, tag: str) -> tuple[Protocol, ...]:
+def _protocols(store: Store, corpus: CorpusRow, given: StudySpec | None, tag: str) -> tuple[Protocol, ...]:
     st.subheader("3 Protocol", anchor=False)
-    options = {name: protocol for name, (_, protocol) in draft.PRESETS.items()}
-    texts = {name: text for name, (text, _) in draft.PRESETS.items()}
+    offered = draft.protocols(corpus, list_lists(store, corpus.digest))
+    options = {name: protocol for name, (_, protocol) in offered.items()}
+    texts = {name: text for name, (text, _) in offered.items()}
     first = ["events"] if set(dated_markets(corpus)) == set(market_names(corpus)) else ["ratio"]
     if given is not None:
         own = {draft.preset_of(protocol) or protocol.text(): protocol for protocol in given.protocols}
