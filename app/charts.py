@@ -57,19 +57,18 @@ def curves(points: pd.DataFrame) -> go.Figure:
 
 
 def bars(cells: pd.DataFrame, dots: pd.DataFrame, colors: Mapping[str, str], title: str) -> go.Figure:
-    """Grouped bars of means with intervals, one dot per seed.
+    """Grouped bars of means, with intervals where `cells` has them, and one dot per seed.
 
-    cells: label, target, mean, low, high, n. dots: label, target, seed, value.
+    cells: label, target, mean, n, and low, high. dots: label, target, seed, value.
     """
     figure = go.Figure()
     for label, rows in cells.groupby("label", sort=False):
-        spread = {"array": rows["high"] - rows["mean"], "arrayminus": rows["mean"] - rows["low"]}
         figure.add_bar(
             x=rows["target"],
             y=rows["mean"],
             name=str(label),
             marker_color=colors[str(label)],
-            error_y={"type": "data", "thickness": 1.2, "width": 2, **spread},
+            error_y=_spread(rows),
             offsetgroup=str(label),
             legendgroup=str(label),
             customdata=rows["n"],
@@ -79,6 +78,7 @@ def bars(cells: pd.DataFrame, dots: pd.DataFrame, colors: Mapping[str, str], tit
         if rows["seed"].nunique() > 1:
             figure.add_trace(_seed_dots(str(label), rows, colors[str(label)]))
     figure.update_layout(barmode="group", scattermode="group", bargap=0.22, yaxis_title=title, hovermode="closest")
+    figure.update_xaxes(categoryorder="category ascending")
     figure.update_yaxes(rangemode="tozero")
     return _finish(figure, 430)
 
@@ -207,6 +207,13 @@ def contributions(names: Sequence[str], values: Sequence[float]) -> go.Figure:
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(title_text="part of the score")
     return _finish(figure, 90 + 26 * len(names))
+
+
+def _spread(rows: pd.DataFrame) -> dict[str, Any] | None:
+    if "low" not in rows:
+        return None
+    ends = {"array": rows["high"] - rows["mean"], "arrayminus": rows["mean"] - rows["low"]}
+    return {"type": "data", "thickness": 1.2, "width": 2, "color": "#7f868e", **ends}
 
 
 def _seed_dots(label: str, rows: pd.DataFrame, color: str) -> go.Scatter:

@@ -81,6 +81,14 @@ def compare(
     return Comparison(metric, ordered.astype({"label": object})[[*CELL, *TEST, "place"]])
 
 
+def means(results: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds, from stored means alone: label, method, target, mean, n, best method first. No intervals."""
+    cells = results.groupby(["label", "method", "target"], as_index=False).agg(mean=("value", "mean"), n=("n", "max"))
+    level = cells.groupby("label")["mean"].transform("mean")
+    order = pd.DataFrame({"level": -level, "label": cells["label"], "target": cells["target"]})
+    return cells.loc[order.sort_values(["level", "label", "target"]).index].reset_index(drop=True)
+
+
 def _market(
     target: str, runs: pd.DataFrame, metric: str, per_user: PerUser, families: Mapping[str, str], reference: str
 ) -> pd.DataFrame:

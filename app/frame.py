@@ -61,6 +61,11 @@ def header(title: str, caption: str = "") -> None:
         st.caption(caption)
 
 
+def run_link(run_id: str, text: str, icon: str) -> None:
+    """A line that opens a run."""
+    st.page_link("views/run.py", label=literal(text), icon=icon, query_params={"id": run_id})
+
+
 def empty(message: str, page: str | None = None, label: str = "") -> None:
     """What to do on a page that has nothing to show."""
     with st.container(border=True):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-from sqlalchemy import ColumnElement, Executable, Integer, Select, func, or_, select
+from sqlalchemy import ColumnElement, Executable, Integer, Select, case, func, or_, select
 
 from cmr_core.errors import NotFoundError
 from worker.store.clock import later, now
@@ -33,6 +33,10 @@ STATE_WORDS = {
     "lost": "worker silent",
 }
 ALIVE_SECONDS = 60.0
+# running, silent, waiting in the order in which they went to the queue, and then what is over, newest first
+_PLACE = case({"running": 0, "lost": 1, "queued": 2}, value=RunRow.state, else_=3)
+_TURN = case((RunRow.state == "queued", func.coalesce(RunRow.sent_at, RunRow.created_at)))
+_ORDER = (_PLACE, _TURN, func.coalesce(RunRow.finished_at, RunRow.created_at).desc(), RunRow.id)
 _LIST = (
     RunRow.id,
     RunRow.label,
@@ -102,7 +106,10 @@ def runs(
     only: Sequence[str] = (),
     limit: int = 200,
 ) -> tuple[pd.DataFrame, int]:
-    """Runs, newest first, at most `limit` of them, and how many there are in all. `only`: these ids."""
+    """Runs, at most `limit` of them, and how many there are in all. `only`: these ids.
+
+    Active ones come first: running, silent, waiting in their order; then what is over, newest first.
+    """
     wanted: list[ColumnElement[bool]] = [
         column.in_(values)
         for column, values in ((RunRow.state, states), (RunRow.method, methods), (RunRow.target, targets))
@@ -113,7 +120,7 @@ def runs(
         wanted.append(RunRow.id.in_(select(StudyRunRow.run_id).where(StudyRunRow.study_id == study)))
     if text:
         wanted.append(or_(RunRow.label.icontains(text, autoescape=True), RunRow.id.startswith(text, autoescape=True)))
-    query = select(*_LIST).where(*wanted).order_by(RunRow.created_at.desc(), RunRow.id).limit(limit)
+    query = select(*_LIST).where(*wanted).order_by(*_ORDER).limit(limit)
     with store.read() as session:
         total = session.scalar(select(func.count()).select_from(RunRow).where(*wanted)) or 0
         rows = session.execute(query).all()
@@ -183,6 +190,14 @@ def artifacts(store: Store, run_id: str) -> pd.DataFrame:
     """What is stored of a run: kind, size (bytes), sha256, created_at."""
     query = select(ArtifactRow.kind, ArtifactRow.size, ArtifactRow.sha256, ArtifactRow.created_at)
     return _frame(store, query.where(ArtifactRow.run_id == run_id).order_by(ArtifactRow.kind))
+
+
+def newest_protocol(store: Store) -> tuple[str, str, str] | None:
+    """Corpus, protocol and its words of the run that finished last; None where none has."""
+    query = select(RunRow.corpus, RunRow.protocol, RunRow.protocol_text).where(RunRow.state == "succeeded")
+    with store.read() as session:
+        row = session.execute(query.order_by(RunRow.finished_at.desc()).limit(1)).one_or_none()
+    return None if row is None else (str(row[0]), str(row[1]), str(row[2]))
 
 
 def protocols(store: Store, corpus: str) -> pd.DataFrame:

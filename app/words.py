@@ -32,6 +32,15 @@ def minute(moment: dt.datetime | None) -> str:
     return "—" if moment is None or moment != moment else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
+def ago(moment: dt.datetime, now: dt.datetime) -> str:
+    """How long ago a moment was, in the largest unit, e.g. `3 min ago`."""
+    seconds = max(0.0, (now - moment).total_seconds())
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= unit:
+            return f"{int(seconds // unit)} {name} ago"
+    return "just now"
+
+
 def size(n: float) -> str:
     """Bytes, e.g. `1.4 MiB`."""
     for unit in ("B", "KiB", "MiB"):

@@ -1,53 +1,64 @@
-"""Overview: what there is, what is going on, and what to do next."""
+"""Overview: the newest comparison, what is going on, and what to do next."""
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Mapping
+from typing import Any
+
 import pandas as pd
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
-from app import frame, queries, words
+from app import auth, cached, charts, comparison, frame, queries, words
+from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
+
+METRIC = "ndcg@10"
+ENDED = {"succeeded": ":material/check_circle:", "failed": ":material/error:", "lost": ":material/help:"}
 
 
 def body(store: Store) -> None:
-    """Counts, the latest studies and one suggestion."""
-    frame.header(
-        "Cross-market recommendation",
-        "Which method and which source markets recommend best in a target market, is the difference real, "
-        "and what does it cost?",
-    )
-    counts, alive = queries.state_counts(store), queries.workers(store)
-    corpora = queries.corpora(store)
-    _numbers(counts, len(alive), len(corpora))
-    _next_step(counts, len(alive), len(corpora))
-    st.subheader("Studies", anchor=False)
-    studies = queries.studies(store)
-    if studies.empty:
-        st.caption("No study yet. A study is a set of runs that were launched together.")
-    else:
-        _studies(studies)
+    """A picture first; beside it what runs and what has ended; below it the studies."""
+    _head(store)
+    counts, alive, corpora = queries.state_counts(store), queries.workers(store), queries.corpora(store)
+    _advice(counts, len(alive), len(corpora))
+    newest = queries.newest_protocol(store)
+    if counts:
+        left, right = st.columns([5, 2], gap="large")
+        with right:
+            _activity(store)
+        place = left.container()
+        with left:
+            _verdict(store, str(corpora["digest"].iloc[0]) if newest is None else newest[0])
+    elif len(corpora):
+        _verdict(store, str(corpora["digest"].iloc[0]))
+    _studies(queries.studies(store))
+    if newest is not None:
+        # drawn last: the first look at the methods' colours in a process takes seconds
+        _picture(store, place, *newest)
 
 
-def _numbers(counts: dict[str, int], alive: int, corpora: int) -> None:
-    failed = counts.get("failed", 0) + counts.get("lost", 0)
-    shown = {
-        "Corpora": corpora,
-        "Waiting runs": counts.get("queued", 0),
-        "Running": counts.get("running", 0),
-        "Finished": counts.get("succeeded", 0),
-        "Failed or silent": failed,
-        "Workers alive": alive,
-    }
-    for column, (label, value) in zip(st.columns(len(shown)), shown.items(), strict=True):
-        column.metric(label, words.count(value), border=True)
+def _head(store: Store) -> None:
+    left, right = st.columns([5, 1], vertical_alignment="bottom")
+    with left:
+        frame.header(
+            "Cross-market recommendation",
+            "Which method and which source markets recommend best in a target market, is the difference real, "
+            "and what does it cost?",
+        )
+    may = auth.allowed("launch")
+    if right.button("Launch a study", type="primary", width="stretch", disabled=not may, icon=":material/play_circle:"):
+        st.switch_page("views/launch.py")
 
 
-def _next_step(counts: dict[str, int], alive: int, corpora: int) -> None:
+def _advice(counts: dict[str, int], alive: int, corpora: int) -> None:
     waiting = counts.get("queued", 0) + counts.get("running", 0)
     if not corpora:
         frame.empty(
             "**There is no data yet.** Add market files with `./cmr data add PATH`, or fetch a public corpus with "
-            "`./cmr data fetch xmarket-electronics`. Then come back and launch a comparison."
+            "`./cmr data fetch xmarket-electronics`. Then come back and launch a comparison.",
+            "views/markets.py",
+            "Or bring files on the page Markets",
         )
     elif waiting and not alive:
         frame.empty(
@@ -55,15 +66,86 @@ def _next_step(counts: dict[str, int], alive: int, corpora: int) -> None:
             "views/runs.py",
             "See the waiting runs",
         )
-    elif waiting:
-        frame.empty("**Runs are under way.**", "views/runs.py", "Watch them")
-    elif counts.get("succeeded"):
-        frame.empty("**Results are ready.**", "views/compare.py", "Compare methods and markets")
-    else:
+    elif not counts:
         frame.empty("**Everything is ready for a first comparison.**", "views/launch.py", "Launch a study")
 
 
+def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, text: str) -> None:
+    row = get_corpus(store, corpus)
+    results = comparison.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row))
+    with place:
+        st.subheader(f"{words.metric(METRIC)} by market", anchor=False)
+        if results.empty:
+            st.caption(f"The newest runs do not report {words.metric(METRIC)}.")
+            return
+        cells = comparison.means(results)
+        with st.spinner("Drawing …", show_time=False):
+            labels = dict(zip(cells["label"], cells["method"], strict=True))
+            figure = charts.bars(cells, results, charts.palette(labels, cached.colors()), words.metric(METRIC))
+        st.plotly_chart(figure, config=charts.config("newest-comparison"), key="newest")
+        users = words.count(cells.groupby("target")["n"].max().sum())
+        st.caption(
+            f"{frame.literal(row.name)} · {text} · N {users} test users · {words.plural(len(results), 'run')}, "
+            f"{words.plural(results['seed'].nunique(), 'seed')} · newest {words.minute(results['finished_at'].max())}. "
+            "Means over seeds; intervals and tests are on the page Compare."
+        )
+        address = {"corpus": corpus[:12], "protocol": protocol[:12], "view": "chart"}
+        st.page_link(
+            "views/compare.py", label="Compare these methods", icon=":material/arrow_forward:", query_params=address
+        )
+
+
+def _verdict(store: Store, digest: str) -> None:
+    row = get_corpus(store, digest)
+    found = [finding for finding in row.audit["findings"] if finding["severity"] == "warning"]
+    first = found[0]["text"].partition(". ")[0].rstrip(".") if found else ""
+    said = f"{words.plural(len(found), 'warning')}. {first}." if found else "nothing that misleads was found."
+    st.markdown(
+        f"**Leak audit of {frame.literal(row.name)}:** {frame.literal(said, keep='`')} "
+        f"Safe protocol: **{row.audit['protocol']['kind']}**."
+    )
+    st.page_link(
+        "views/markets.py", label="The audit, and the markets", icon=":material/arrow_forward:",
+        query_params={"corpus": digest[:12]},
+    )  # fmt: skip
+
+
+@st.fragment(run_every=3.0)
+def _activity(store: Store) -> None:
+    counts = queries.state_counts(store)
+    st.subheader("Now", anchor=False)
+    said = [f"{words.count(counts[state])} {queries.STATE_WORDS[state]}" for state in queries.STATE_WORDS if
+            counts.get(state)]  # fmt: skip
+    st.caption(" · ".join([*said, f"{words.plural(len(queries.workers(store)), 'worker')} alive"]))
+    running, _ = queries.runs(store, states=["running"], limit=4)
+    for run in running.to_dict("records"):
+        remaining = run["remaining_seconds"]
+        left = "" if pd.isna(remaining) else f", about {words.duration(remaining)} left"
+        frame.run_link(str(run["id"]), _name(run), ":material/sync:")
+        share = run["done"] / run["total"] if run["total"] else 0.0
+        st.progress(min(max(share, 0.0), 1.0), text=f"{frame.literal(run['stage'] or 'starting')}{left}")
+    st.subheader("Ended lately", anchor=False)
+    ended, _ = queries.runs(store, states=list(ENDED), limit=6)
+    now = queries.clock(store)
+    for run in ended.to_dict("records"):
+        at, state = run["finished_at"], str(run["state"])
+        when = "" if pd.isna(at) else f" · {words.ago(at, now)}"
+        word = "" if state == "succeeded" else f" · {queries.STATE_WORDS[state]}"
+        frame.run_link(str(run["id"]), _name(run) + word + when, ENDED[state])
+    if ended.empty:
+        st.caption("No run has ended yet.")
+    st.page_link("views/runs.py", label="All runs", icon=":material/arrow_forward:")
+
+
+def _name(run: Mapping[Hashable, Any]) -> str:
+    return f"{run['label']} · {run['target']} · seed {run['seed']}"
+
+
 def _studies(studies: pd.DataFrame) -> None:
+    st.subheader("Studies", anchor=False)
+    if studies.empty:
+        st.caption("No study yet. A study is a set of runs that were launched together.")
+        return
     table = pd.DataFrame(
         {
             "Study": studies["name"],
@@ -80,12 +162,13 @@ def _studies(studies: pd.DataFrame) -> None:
         key="studies",
         on_select="rerun",
         selection_mode="single-row",
+        height="auto" if len(table) < 9 else 320,
         column_config={"Progress": bar},
     )
     rows = chosen["selection"]["rows"]
     study = None if not rows else str(studies["id"].iloc[rows[0]])
     with st.container(horizontal=True):
-        if st.button("Show its runs", disabled=study is None, type="primary", help="Tick a study first"):
+        if st.button("Show its runs", disabled=study is None, help="Tick a study first"):
             st.switch_page("views/runs.py", query_params={"study": str(study)})
         if st.button("Copy as a new study", disabled=study is None, help="Tick a study first"):
             st.switch_page("views/launch.py", query_params={"study": str(study)})

@@ -21,7 +21,7 @@ STATE_COLORS = {
 
 def body(store: Store) -> None:
     """Filters, then the table that renews itself."""
-    frame.header("Runs", "Every job, newest first. The table renews itself every two seconds.")
+    frame.header("Runs", "Every job: active ones first, then the newest. The table renews itself every two seconds.")
     if not sum(queries.state_counts(store).values()):
         frame.empty("**No run yet.** Launch a study and watch it here.", "views/launch.py", "Launch a study")
         return
@@ -73,7 +73,7 @@ def _live(store: Store, filters: dict[str, object]) -> None:
         return
     _table(runs, key)
     if total > len(runs) and not fixed:
-        st.caption(f"Showing the newest {len(runs)} of {words.count(total)}. Narrow the filters to see others.")
+        st.caption(f"Showing the first {len(runs)} of {words.count(total)}. Narrow the filters to see others.")
     _buttons(store, runs.iloc[[i for i in ticked if i < len(runs)]])
 
 
@@ -112,7 +112,7 @@ def _table(runs: pd.DataFrame, key: str) -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        height=min(38 * len(table) + 40, 620),
+        height="auto" if len(table) < 16 else 620,
         column_config={"State": states, "Progress": bar},
     )
 

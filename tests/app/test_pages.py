@@ -12,6 +12,7 @@ from app import auth, queries
 from tests.app import seed
 from worker.store.audit import Actor
 from worker.store.session import Store
+from worker.store.studies import launch_study
 
 PAGES = ("home", "launch", "runs", "run", "compare", "inspect", "markets")
 Open = Callable[..., AppTest]
@@ -113,6 +114,31 @@ def test_run_page_shows_only_what_differs(store: Store, open_page: Open) -> None
     assert set(settings["Setting"]) == {"dimensions", "teacher_epochs", "teacher_eval_every"}
 
 
+def test_overview_shows_the_newest_comparison_and_what_goes_on(store: Store, open_page: Open) -> None:
+    app = open_page("home")
+    words = said(app)
+    assert "synthetic · ratio 80/10/10 · catalogue · N " in words  # the study that finished last
+    assert "1 running" in words
+    assert "Leak audit of synthetic" in words
+    assert len(app.get("plotly_chart")) == 1
+    links = {str(link.proto.label): str(link.proto.query_string) for link in app.get("page_link")}
+    failed = run_in(store, "failed")
+    assert any("failed" in label and failed in address for label, address in links.items())
+    assert "view=chart" in links["Compare these methods"]
+
+
+def test_runs_that_go_on_come_first_and_waiting_ones_in_their_order(own: Store) -> None:
+    launched = launch_study(own, seed.ANALYST, seed.study(name="third", targets=("uk", "fr"), seeds=(0,))).created
+    runs, total = queries.runs(own, limit=6)
+    assert total > 6
+    assert list(runs["state"][:1]) == ["running"]
+    waiting = runs[runs["state"] == "queued"]
+    older = set(waiting["id"]) - set(launched)
+    assert set(waiting["id"][: len(older)]) == older
+    over = queries.runs(own, states=["succeeded", "failed", "cancelled"])[0]["finished_at"]
+    assert over.is_monotonic_decreasing
+
+
 def test_cancel_from_the_run_page(own: Store, open_page: Open) -> None:
     run_id = run_in(own, "queued")
     app = open_page("run", id=run_id)
@@ -137,9 +163,8 @@ def test_launch_queues_what_the_form_says(own: Store, open_page: Open) -> None:
     assert [metric.value for metric in app.metric if metric.label == "New runs"] == ["2"]
     app.button(key="launch").click().run()
     check(app)
-    runs, total = queries.runs(own)
-    assert total == before + 2
-    assert set(runs["target"][:2]) == {"uk", "fr"}
+    assert queries.runs(own)[1] == before + 2
+    assert set(queries.runs(own, states=["queued"])[0]["target"][-2:]) == {"uk", "fr"}
     assert "Launched 2 runs" in said(app)
 
 
