@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import actions, auth, draft, fields, forms, frame, words
+from app import actions, auth, draft, forms, frame, method_form, protocol_form, words
 from cmr_core.errors import CmrError
-from cmr_core.models.registry import MethodInfo, load
-from cmr_core.spec import Budget, MethodChoice, Protocol, Scalar, StudySpec, parse
+from cmr_core.spec import Budget, StudySpec, parse
 from worker.queue import deliver
-from worker.store.corpora import dated_markets, list_corpora, market_names
+from worker.store.corpora import list_corpora, market_names
 from worker.store.lists import list_lists
 from worker.store.session import Store
 from worker.store.studies import estimate, launch_study
 from worker.store.tables import CorpusRow
-
-FIRST_CHOICE = ("popularity", "ease-weighted", "lightgcn-all", "dcmpt")
 
 
 def body(store: Store) -> None:
@@ -52,11 +49,14 @@ def _given(store: Store) -> StudySpec | None:
 def _form(store: Store, corpora: list[CorpusRow], given: StudySpec | None) -> StudySpec | CmrError:
     # every widget belongs to what the form started with, so that another file or run fills all of them anew
     tag = "new" if given is None else given.digest()[:8]
+    faults: list[CmrError] = []
     try:
         corpus, targets, sources = _data(corpora, given, tag)
-        methods = _methods(given, tag)
-        protocols = _protocols(store, corpus, given, tag)
+        methods = method_form.methods(given, tag, faults)
+        protocols = protocol_form.protocols(corpus, list_lists(store, corpus.digest), given, tag, faults)
         rest = _rest(given, tag)
+        if faults:
+            return faults[0]
         body = {"corpus": corpus.name, "targets": targets, "sources": sources, "methods": methods}
         return parse(StudySpec, body | {"protocols": protocols} | rest)
     except CmrError as error:
@@ -84,61 +84,6 @@ def _data(
         help="A market that is also a target is a source for the other targets only.",
     )  # fmt: skip
     return corpus, tuple(targets), tuple(sources) or None
-
-
-def _methods(given: StudySpec | None, tag: str) -> tuple[MethodChoice, ...]:
-    st.subheader("2 Methods", anchor=False)
-    known = load()
-    initial = {} if given is None else {choice.method: choice for choice in given.methods if choice.method in known}
-    picked = st.multiselect(
-        "Methods",
-        sorted(known, key=lambda name: (known[name].family, known[name].label)),
-        list(initial) or [name for name in FIRST_CHOICE if name in known],
-        key=f"methods-{tag}",
-        format_func=lambda name: f"{known[name].label} · {known[name].family}",
-        wrap=True,
-    )
-    kept = [] if given is None else [c for c in given.methods if c.grid or c is not initial.get(c.method)]
-    if kept:
-        st.caption(
-            f"{words.plural(len(kept), 'further configuration')} of the study you started from are kept as they are."
-        )
-    single = [c for name, c in initial.items() if name in picked and c not in kept]
-    chosen = [_settings(known[name], _values(single, name), tag) for name in picked if not _is_kept(kept, name)]
-    return (*chosen, *(c for c in kept if c.method in picked))
-
-
-def _is_kept(kept: list[MethodChoice], name: str) -> bool:
-    return any(choice.grid and choice.method == name for choice in kept)
-
-
-def _values(choices: list[MethodChoice], name: str) -> dict[str, Scalar]:
-    return next((dict(choice.settings) for choice in choices if choice.method == name), {})
-
-
-def _settings(info: MethodInfo, initial: dict[str, Scalar], tag: str) -> MethodChoice:
-    with st.expander(info.label):
-        st.caption(frame.literal(info.summary))
-        changed = fields.settings(info, initial, f"{tag}-{info.name}")
-        if changed:
-            st.caption("Changed: " + ", ".join(f"{name} = {value}" for name, value in changed.items()))
-    return MethodChoice(method=info.name, settings=changed)
-
-
-def _protocols(store: Store, corpus: CorpusRow, given: StudySpec | None, tag: str) -> tuple[Protocol, ...]:
-    st.subheader("3 Protocol", anchor=False)
-    offered = draft.protocols(corpus, list_lists(store, corpus.digest))
-    options = {name: protocol for name, (_, protocol) in offered.items()}
-    texts = {name: text for name, (text, _) in offered.items()}
-    first = ["events"] if set(dated_markets(corpus)) == set(market_names(corpus)) else ["ratio"]
-    if given is not None:
-        own = {draft.preset_of(protocol) or protocol.text(): protocol for protocol in given.protocols}
-        options, texts, first = own | options, {name: name for name in own} | texts, list(own)
-    picked = st.multiselect(
-        "How data are divided, and what competes with the held-out items",
-        list(options), first, key=f"protocols-{tag}", format_func=lambda name: texts[name],
-    )  # fmt: skip
-    return tuple(options[name] for name in picked)
 
 
 def _rest(given: StudySpec | None, tag: str) -> dict[str, object]:
