@@ -12,7 +12,7 @@ ndcg       DCG / DCG of a list with min(n, k) hits at the top
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -77,7 +77,7 @@ def gini(exposure: IntArray) -> float:
 
 def _one(name: str, user: IntArray, rank: IntArray, nth: IntArray, n: FloatArray, k: int) -> FloatArray:
     """One metric at one cutoff, from the hits within it; `n` (n_users,) held-out items, nan where none."""
-    total = np.bincount(user, weights=_gain(name, rank, nth), minlength=len(n))
+    total = np.bincount(user, weights=_GAINS[name](rank, nth), minlength=len(n))
     if name == "ndcg":
         ideal = np.concatenate([[np.nan], np.cumsum(1 / np.log2(np.arange(k) + 2))])
         best: FloatArray = ideal[np.minimum(np.nan_to_num(n), k).astype(np.int64)]
@@ -87,15 +87,12 @@ def _one(name: str, user: IntArray, rank: IntArray, nth: IntArray, n: FloatArray
     return total / (k if name == "precision" else 1) + 0 * n  # nan for users without held-out items
 
 
-def _gain(name: str, rank: IntArray, nth: IntArray) -> FloatArray:
-    """What each hit adds to its user's sum: (hits,)"""
-    first = nth == 1
-    gains: dict[str, FloatArray] = {
-        "recall": np.ones(len(rank)),
-        "precision": np.ones(len(rank)),
-        "hit": first.astype(float),
-        "mrr": first / rank,
-        "map": nth / rank,
-        "ndcg": 1 / np.log2(rank + 1.0),
-    }
-    return gains[name]
+# What each hit adds to its user's sum: (hits,), from its rank and the how-manieth hit of its user it is.
+_GAINS: dict[str, Callable[[IntArray, IntArray], FloatArray]] = {
+    "recall": lambda rank, nth: np.ones(len(rank)),
+    "precision": lambda rank, nth: np.ones(len(rank)),
+    "hit": lambda rank, nth: (nth == 1).astype(float),
+    "mrr": lambda rank, nth: (nth == 1) / rank,
+    "map": lambda rank, nth: nth / rank,
+    "ndcg": lambda rank, nth: 1 / np.log2(rank + 1.0),
+}
