@@ -1,7 +1,7 @@
-"""The tables of docs/results.md from finished runs: `python -m app.report STUDY --out FOLDER`.
+"""The tables of docs/results.md from finished runs: `python -m app.report STUDY`.
 
-Writes `results.csv` (one line per configuration, market and protocol) and `tables.md`; the same figures as the
-page Compare, made by the same functions.
+Writes `results.csv` (one line per configuration, market and protocol) and, behind the mark in `results.md`, the
+tables; the same figures as the page Compare, made by the same functions. What stands before the mark is kept.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store, open_store
 from worker.store.studies import list_studies, study_spec
 
+MARK = "<!-- What follows is written by `python -m app.report`. -->"
 METRICS = ("ndcg@10", "recall@10")
 PAPER = {"ratio": "DCMPT paper, table 1", "leave-one-out": "ACMR paper, table 3"}
 
@@ -97,18 +98,24 @@ def sections(store: Store, study: str) -> Iterator[tuple[str, pd.DataFrame]]:
             yield "\n\n".join(parts), comparison.export_rows(found, text)
 
 
+def write(store: Store, study: str, folder: Path) -> None:
+    """Renew `results.md` behind its mark, and `results.csv`."""
+    found = list(sections(store, study))
+    page = folder / "results.md"
+    before = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Results\n\n"
+    page.write_text("\n\n".join([before + MARK, *(text for text, _ in found)]) + "\n", encoding="utf-8")
+    rows = pd.concat([frame for _, frame in found], ignore_index=True)
+    (folder / "results.csv").write_bytes(exports.csv(rows))
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the tables of a study into a folder."""
+    """Write the tables of a study."""
     parser = argparse.ArgumentParser(prog="python -m app.report", description=main.__doc__)
     parser.add_argument("study", help="name or id of a study")
-    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder to write to")
+    parser.add_argument("--out", type=Path, default=Path("docs"), help="folder with results.md")
     options = parser.parse_args(arguments)
-    found = list(sections(open_store(), options.study))
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "tables.md").write_text("\n\n".join(text for text, _ in found) + "\n", encoding="utf-8")
-    rows = pd.concat([frame for _, frame in found], ignore_index=True)
-    (options.out / "results.csv").write_bytes(exports.csv(rows))
-    print(f"Wrote tables.md and results.csv to {options.out}")
+    write(open_store(), options.study, options.out)
 
 
 if __name__ == "__main__":
