@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
+from app import comparison
 from app.frame import get_store
 from cmr_core.data.market import Corpus
 from cmr_core.data.split import Split, make_split
@@ -15,10 +16,25 @@ from worker.store.artifacts import Table, load_model, load_table
 from worker.store.corpora import load_corpus
 
 
-@st.cache_resource(show_spinner=False, max_entries=400)
+@st.cache_resource(show_spinner=False, max_entries=60)
 def table(run_id: str, finished: str, kind: Table) -> pd.DataFrame:
     """A table of a finished run, not to be changed. `finished`: when, because a run may be retried."""
     return load_table(get_store(), run_id, kind)
+
+
+@st.cache_resource(show_spinner=False, max_entries=500)
+def per_user(run_id: str, finished: str) -> pd.DataFrame:
+    """The users' metrics of a finished run, without their ids: a third of a megabyte for 2,000 users."""
+    return load_table(get_store(), run_id, "per_user").drop(columns=["user_id", "n_train"])
+
+
+@st.cache_resource(show_spinner=False, max_entries=500)
+def market(
+    target: str, key: tuple[tuple[str, str, str], ...], metric: str, reference: str, _runs: pd.DataFrame
+) -> pd.DataFrame:
+    """A market's cells of a comparison, not to be changed. `key`: run, end and label of each row of `_runs`."""
+    families = {name: info.family for name, info in methods().items()}
+    return comparison.market(target, _runs, metric, per_user, families, reference)
 
 
 @st.cache_resource(show_spinner=False, max_entries=4)

@@ -133,6 +133,32 @@ def frontier(frame: pd.DataFrame) -> pd.DataFrame:
     return ordered[ordered["y"] > ordered["y"].cummax().shift(fill_value=-np.inf)]
 
 
+def richness(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, y_title: str) -> go.Figure:
+    """Gain over the reference against how rich a market is. frame: label, target, x, y, low, high, n."""
+    figure = go.Figure()
+    for label, rows in frame.sort_values("x").groupby("label", sort=False):
+        figure.add_scatter(
+            x=rows["x"],
+            y=rows["y"],
+            name=str(label),
+            mode="lines+markers",
+            line={"color": colors[str(label)], "width": 1.5},
+            marker={"size": 8},
+            customdata=rows[["target", "low", "high", "n"]],
+            hovertemplate="%{customdata[0]}: %{y:+.4f} (%{customdata[1]:+.4f} to %{customdata[2]:+.4f}, "
+            "N %{customdata[3]})<extra>%{fullData.name}</extra>",
+        )
+    markets = frame.drop_duplicates("target").sort_values("x")
+    for row in markets.to_dict("records"):
+        figure.add_annotation(
+            x=np.log10(row["x"]), y=1, xref="x", yref="paper", text=str(row["target"]), showarrow=False, yshift=10
+        )
+    figure.add_hline(y=0, line={"dash": "dot", "color": "#7f868e"})
+    figure.update_xaxes(type="log", title_text=x_title, dtick="D2", tickformat="~s")
+    figure.update_yaxes(title_text=y_title, tickformat="+.3f")
+    return _finish(figure, 470)
+
+
 def groups(frame: pd.DataFrame, colors: Mapping[str, str], title: str) -> go.Figure:
     """Bars per group of items or users. frame: label, group, value, n."""
     figure = go.Figure()

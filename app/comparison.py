@@ -17,6 +17,7 @@ STRONGEST = "strongest"  # the reference that may be another method in each mark
 RESAMPLES = 2000
 CELL = ["label", "method", "target", "mean", "low", "high", "n", "seeds", "date"]
 TEST = ["reference", "difference", "diff_low", "diff_high", "effect", "wins", "ties", "losses", "p_holm", "significant"]
+PAPERS = {"ratio": "DCMPT paper, table 1", "leave-one-out": "ACMR paper, table 3"}  # by the split they come nearest to
 PerUser = Callable[[str, str], pd.DataFrame]
 
 
@@ -70,8 +71,13 @@ def compare(
     the methods that use no other market. p-values are Holm-corrected over the whole table. Raises SpecError.
     """
     parts = [
-        _market(str(target), runs, metric, per_user, families, reference) for target, runs in results.groupby("target")
+        market(str(target), runs, metric, per_user, families, reference) for target, runs in results.groupby("target")
     ]
+    return assemble(metric, parts)
+
+
+def assemble(metric: str, parts: Sequence[pd.DataFrame]) -> Comparison:
+    """One table from its markets' cells (see `market`): p-values corrected together, best method first."""
     cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*CELL, *TEST, "p_wilcoxon"])
     tests = adjust(cells.astype({"p_wilcoxon": float}))
     tests["place"] = tests.groupby("target")["mean"].rank(ascending=False, method="min")
@@ -89,9 +95,13 @@ def means(results: pd.DataFrame) -> pd.DataFrame:
     return cells.loc[order.sort_values(["level", "label", "target"]).index].reset_index(drop=True)
 
 
-def _market(
+def market(
     target: str, runs: pd.DataFrame, metric: str, per_user: PerUser, families: Mapping[str, str], reference: str
 ) -> pd.DataFrame:
+    """The cells of one market, arguments as for `compare`: columns CELL + TEST + p_wilcoxon, not yet corrected.
+
+    About 0.2 s for ten methods with three seeds on 2,000 users. Raises SpecError.
+    """
     groups = {str(label): rows for label, rows in runs.groupby("label")}
     series = {label: over_seeds(_tables(rows, per_user), metric) for label, rows in groups.items()}
     values = pd.DataFrame(series)
@@ -114,7 +124,9 @@ def _market(
     base = _reference(cells, families, reference)
     if base is None:
         return cells.reindex(columns=[*CELL, *TEST, "p_wilcoxon"])
-    tests = against(series, base).rename(columns={"method": "label", "low": "diff_low", "high": "diff_high"})
+    tests = against(series, base, resamples=RESAMPLES).rename(
+        columns={"method": "label", "low": "diff_low", "high": "diff_high"}
+    )
     tests = tests.drop(columns=["n", "mean"]).assign(reference=base)
     return cells.merge(tests, on="label", how="left").reindex(columns=[*CELL, *TEST, "p_wilcoxon"])
 
@@ -155,11 +167,26 @@ def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
     return text, style
 
 
-def published(comparison: Comparison, numbers: Sequence[Published]) -> pd.DataFrame:
-    """Numbers of papers for the table's metric and markets: label, target, value, protocol."""
-    fitting = [p for p in numbers if p.metric == comparison.metric and p.market in comparison.targets]
-    rows = [(f"{p.method} ({p.source})", p.market, p.value, p.protocol) for p in fitting]
-    return pd.DataFrame(rows, columns=["label", "target", "value", "protocol"]).drop_duplicates(["label", "target"])
+def published(comparison: Comparison, numbers: Sequence[Published], protocol: str = "") -> pd.DataFrame:
+    """Numbers of papers for the table's metric and markets: label, target, value, protocol, fits.
+
+    `protocol`: the table's, in words; the table of the paper that comes nearest to it fits, and stands first.
+    """
+    nearest = next((source for kind, source in PAPERS.items() if protocol.startswith(kind)), None)
+    known = [p for p in numbers if p.metric == comparison.metric and p.market in comparison.targets]
+    rows = [(f"{p.method} ({p.source})", p.market, p.value, p.protocol, p.source == nearest) for p in known]
+    frame = pd.DataFrame(rows, columns=["label", "target", "value", "protocol", "fits"])
+    return frame.drop_duplicates(["label", "target"]).sort_values("fits", ascending=False, kind="stable")
+
+
+def gains(comparison: Comparison, richness: Mapping[str, float]) -> pd.DataFrame:
+    """Difference to the market's reference, with the market's richness: label, target, x, y, low, high, n."""
+    cells = comparison.cells[comparison.cells["reference"].notna()]
+    frame = cells.assign(x=cells["target"].map(richness))[
+        ["label", "target", "x", "difference", "diff_low", "diff_high", "n"]
+    ]
+    renamed = frame.rename(columns={"difference": "y", "diff_low": "low", "diff_high": "high"})
+    return renamed.astype({"x": float, "y": float, "low": float, "high": float})
 
 
 def costs(comparison: Comparison, results: pd.DataFrame, target: str | None, cost: str) -> pd.DataFrame:

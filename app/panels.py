@@ -9,6 +9,7 @@ import streamlit as st
 
 from app import cached, charts, comparison, exports, frame, queries, words
 from cmr_core.published import load, load_costs
+from worker.store.corpora import get_corpus
 from worker.store.session import Store
 
 STYLES = {"best": "font-weight: 700", "second": "box-shadow: inset 0 -2px 0 currentColor", "": ""}
@@ -70,16 +71,17 @@ def table(view: View) -> None:
 def chart(view: View) -> None:
     """Bars with intervals and seed dots, with the papers' numbers on top when asked for."""
     figure = charts.bars(view.table.cells, view.results, view.colors, view.title)
-    numbers = comparison.published(view.table, load())
+    numbers = comparison.published(view.table, load(), view.text)
     if len(numbers):
-        names = sorted(set(numbers["label"]))
-        first = [name for name in names if name.startswith("DCMPT (")][:1]
-        picked = st.multiselect("Published numbers to lay over", names, first, key="papers", placeholder="None")
+        fits = dict(zip(numbers["label"], numbers["fits"], strict=True))
+        first = [name for name, fit in fits.items() if fit and name.startswith("DCMPT (")]
+        picked = st.multiselect(
+            "Published numbers to lay over", list(fits), first, key=f"papers-{view.protocol[:8]}", placeholder="None",
+            format_func=lambda name: name if fits[name] else f"{name} · another protocol",
+        )  # fmt: skip
         chosen = numbers[numbers["label"].isin(picked)]
         figure = charts.add_published(figure, chosen)
-        said = sorted(
-            {f"{label}: {protocol}" for label, protocol in zip(chosen["label"], chosen["protocol"], strict=True)}
-        )
+        said = sorted(set(chosen["label"] + ": " + chosen["protocol"]))
         if said:
             st.caption("Diamonds are papers' numbers under their own protocols: " + "; ".join(said) + ".")
     st.plotly_chart(figure, config=charts.config(f"compare-{view.metric}"), key="bars")
@@ -127,6 +129,24 @@ def groups(view: View, store: Store) -> None:
         figure = charts.groups(shown, view.colors, view.title)
         st.plotly_chart(figure, config=charts.config(f"groups-{kind}-{target}"), key=f"groups-{kind}")
     view.caption(f". Market {target}. N of a group: its users with a held-out item.")
+
+
+def richness(view: View, store: Store) -> None:
+    """Who gains where data are scarce: the difference to the reference against the market's size."""
+    names = {"pairs": "Interactions in the market", "density": "Density of the market", "users": "Users in the market"}
+    by = frame.choose("Richness", list(names), "by", text=names.__getitem__)
+    markets = get_corpus(store, view.corpus).description["markets"]
+    found = comparison.gains(view.table, {name: float(facts[by]) for name, facts in markets.items()})
+    if found.empty:
+        frame.empty("**These markets have no reference to compare with.** Choose another reference above.")
+        return
+    figure = charts.richness(found, view.colors, names[by], f"{view.title}, difference to the reference")
+    st.plotly_chart(figure, config=charts.config(f"richness-{view.metric}"), key="richness")
+    references = sorted({str(label) for label in view.table.cells["reference"].dropna()})
+    view.caption(
+        f". Each method minus the market's reference ({frame.literal(', '.join(references))}); above zero it gains. "
+        "Intervals of the differences show under the pointer."
+    )
 
 
 def wins(view: View) -> None:

@@ -23,7 +23,6 @@ from worker.store.studies import list_studies, study_spec
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
 METRICS = ("ndcg@10", "recall@10")
-PAPER = {"ratio": "DCMPT paper, table 1", "leave-one-out": "ACMR paper, table 3"}
 
 
 def study_results(store: Store, name: str, metric: str) -> dict[str, pd.DataFrame]:
@@ -70,7 +69,7 @@ def durations(runs: pd.DataFrame) -> pd.DataFrame:
 
 def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
     """What the paper nearest to the protocol reports for the metric and markets."""
-    source = next((name for kind, name in PAPER.items() if text.startswith(kind)), None)
+    source = next((name for kind, name in comparison.PAPERS.items() if text.startswith(kind)), None)
     rows = [p for p in published.load() if p.source == source and p.metric == found.metric]
     frame = pd.DataFrame([(f"{p.method} (paper)", p.market, p.value) for p in rows], columns=["label", "market", "v"])
     order = frame["label"].drop_duplicates()

@@ -15,6 +15,7 @@ VIEWS = {
     "table": "Table",
     "chart": "Chart",
     "tradeoff": "Trade-off",
+    "richness": "By market richness",
     "groups": "Cold items and users",
     "wins": "Wins and losses",
     "beyond": "Beyond accuracy",
@@ -38,14 +39,13 @@ def body(store: Store) -> None:
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
         return
-    with st.spinner(f"Comparing {words.plural(len(kept), 'run')} …", show_time=False):
-        table = _compare(kept, metric, reference)
+    table = _compare(kept, metric, reference)
     view = panels.View(digest, protocol, text, metric, kept, table)
     name = frame.choose(
         "View", list(VIEWS), "view", text=VIEWS.__getitem__, control=st.segmented_control, required=True,
         label_visibility="collapsed",
     )  # fmt: skip
-    if name in ("groups", "beyond"):
+    if name in ("groups", "beyond", "richness"):
         getattr(panels, name)(view, store)
     else:
         getattr(panels, name)(view)
@@ -79,14 +79,15 @@ def _rows(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
 
 
 def _compare(runs: pd.DataFrame, metric: str, reference: str) -> comparison.Comparison:
-    # kept as long as the same runs are shown: bootstrap and tests take seconds on large markets
-    key = (tuple(zip(runs["run_id"], runs["finished_at"].map(str), strict=True)), metric, reference)
-    if st.session_state.get("compared", (None,))[0] != key:
-        families = {name: info.family for name, info in cached.methods().items()}
-        found = comparison.compare(runs, metric, lambda run, at: cached.table(run, at, "per_user"), families, reference)
-        st.session_state["compared"] = (key, found)
-    result: comparison.Comparison = st.session_state["compared"][1]
-    return result
+    # bootstrap and tests take seconds on large markets: each market is kept until one of its runs changes
+    groups = [(str(target), rows) for target, rows in runs.groupby("target")]
+    place, parts = st.empty(), []
+    for at, (target, rows) in enumerate(groups):
+        place.progress(at / len(groups), text=f"Comparing {words.plural(len(runs), 'run')}: market {target} …")
+        key = tuple(zip(rows["run_id"], rows["finished_at"].map(str), rows["label"], strict=True))
+        parts.append(cached.market(target, key, metric, reference, rows))
+    place.empty()
+    return comparison.assemble(metric, parts)
 
 
 frame.show(body)

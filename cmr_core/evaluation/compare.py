@@ -66,7 +66,9 @@ def over_seeds(tables: Sequence[pd.DataFrame], metric: str) -> pd.Series:
     return _aligned(dict(enumerate(columns))).mean(axis=1).rename(metric)
 
 
-def against(methods: dict[str, pd.Series], reference: str, *, seed: int = 0) -> pd.DataFrame:
+def against(
+    methods: dict[str, pd.Series], reference: str, *, resamples: int = RESAMPLES, seed: int = 0
+) -> pd.DataFrame:
     """Every other method against `reference`: a row per method with the fields of `Comparison`, and `method`.
 
     `methods` maps names to values by user (see `over_seeds`). All intervals share their resamples. Raises SpecError for
@@ -80,7 +82,7 @@ def against(methods: dict[str, pd.Series], reference: str, *, seed: int = 0) -> 
         return pd.DataFrame(columns=["method", *Comparison.__dataclass_fields__])
     base = table[reference].to_numpy(dtype=float)
     values = table[others].to_numpy(dtype=float)
-    intervals = bootstrap(_differences(values, base[:, None]), seed=seed)
+    intervals = bootstrap(_differences(values, base[:, None]), resamples=resamples, seed=seed)
     rows = [_compare(values[:, i], base, interval) for i, interval in enumerate(intervals)]
     return pd.DataFrame([{"method": name} | asdict(row) for name, row in zip(others, rows, strict=True)])
 

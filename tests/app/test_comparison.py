@@ -147,6 +147,39 @@ def test_published_numbers_fit_metric_and_market(table: Comparison) -> None:
     assert found["protocol"].str.len().gt(0).all()
 
 
+def test_published_numbers_of_the_nearest_protocol_come_first(table: Comparison) -> None:
+    for protocol, source in (
+        ("ratio 80/10/10", "DCMPT paper, table 1"),
+        ("leave-one-out (random)", "ACMR paper, table 3"),
+    ):
+        found = comparison.published(table, load_published(), protocol)
+        assert set(found["label"][found["fits"]].str.contains(source)) == {True}
+        assert found["fits"].is_monotonic_decreasing
+    assert not comparison.published(table, load_published(), "events 80/10/10")["fits"].any()
+
+
+def test_gains_stand_at_the_richness_of_their_market(table: Comparison) -> None:
+    frame = comparison.gains(table, {"de": 1000.0, "jp": 50.0})
+    assert set(frame["label"]) == {"CROSS", "WEAK"}
+    assert (frame.loc[frame["label"] == "CROSS", "y"] > 0).all()
+    assert (frame.loc[frame["label"] == "WEAK", "y"] < 0).all()
+    assert set(frame.loc[frame["target"] == "jp", "x"]) == {50.0}
+    figure = charts.richness(frame, charts.palette(table.labels, {}), "pairs", "gain")
+    assert [list(trace.x) for trace in figure.data] == [[50.0, 1000.0]] * 2
+
+
+def test_means_need_no_users_and_put_the_best_first() -> None:
+    cells = comparison.means(results())
+    assert list(cells["label"].drop_duplicates()) == ["CROSS", "POP", "WEAK"]
+    assert set(cells["n"]) == {USERS}
+    assert all(
+        "error_y" not in trace.to_plotly_json()
+        for trace in charts.bars(
+            cells, results(), charts.palette(dict(zip(cells["label"], cells["method"], strict=True)), {}), "x"
+        ).data
+    )
+
+
 def test_published_costs() -> None:
     assert {(c.method, c.parameters) for c in load_costs()} >= {("DCMPT", 46_000.0), ("FOREC", 22_000_000.0)}
 

@@ -223,7 +223,7 @@ def test_forged_click_is_refused_by_the_store(own: Store, open_page: Open, monke
     assert queries.runs(own)[1] == before
 
 
-@pytest.mark.parametrize("view", ["table", "chart", "tradeoff", "groups", "wins", "beyond"])
+@pytest.mark.parametrize("view", ["table", "chart", "tradeoff", "richness", "groups", "wins", "beyond"])
 @pytest.mark.parametrize("cutoff", ["5", "10"])
 def test_each_view_names_protocol_n_and_date(store: Store, open_page: Open, view: str, cutoff: str) -> None:
     app = open_page("compare", view=view, metric="recall", k=cutoff)
