@@ -5,9 +5,23 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from cmr_core.data.market import StrArray
+from cmr_core.data.market import Corpus, StrArray
+from cmr_core.data.split import make_split
 from cmr_core.evaluation.evaluate import Evaluation
 from cmr_core.interfaces import IntArray
+from cmr_core.spec import JobSpec
+
+
+def tables(evaluation: Evaluation, spec: JobSpec, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    """The tables per_user, topk and held_out of what the job `spec` found on `corpus`. Splits the corpus again."""
+    market = make_split(corpus, spec.split).market(spec.target)
+    user_ids, item_ids = corpus.market(spec.target).users, corpus.items[market.catalogue]
+    n_train = np.bincount(market.train.user, minlength=market.n_users)
+    return {
+        "per_user": per_user(evaluation, user_ids, n_train),
+        "topk": topk(evaluation, user_ids, item_ids),
+        "held_out": held_out(evaluation, user_ids, item_ids),
+    }
 
 
 def per_user(evaluation: Evaluation, user_ids: StrArray, n_train: IntArray) -> pd.DataFrame:

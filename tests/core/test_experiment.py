@@ -152,6 +152,7 @@ def test_the_command_line_writes_what_it_says(
     assert summary["protocol"] == "ratio 80/10/10 · catalogue"
     first = top[(top.user == per_user.user[0]) & (top["rank"] == 1)].iloc[0]
     assert first.user_id == per_user.user_id[0]
+    assert len(pd.read_parquet(out / "held_out.parquet")) >= len(per_user)
     model = rebuild("item-item", load_file(out / "model.safetensors"), None, {})  # type: ignore[arg-type]
     assert model.score(np.array([first.user]))[0, first["item"]] == pytest.approx(first.score)
 

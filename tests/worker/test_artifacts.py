@@ -139,9 +139,10 @@ def test_a_finished_run_has_all_its_tables(store: Store, run_id: str) -> None:
     assert list(per_user.columns[:3]) == ["user", "user_id", "n_train"]
     assert per_user["user_id"].tolist() == corpus.markets["uk"].users[per_user["user"]].tolist()
     assert per_user["n_train"].tolist() == [3] * 8  # five pairs, one for validation and one for the test
-    assert list(held.columns) == ["user", "item", "item_id", "rank"]
+    assert list(held.columns) == ["user", "user_id", "item", "item_id", "rank"]
     assert len(held) == 8
-    assert list(topk.columns) == ["user", "rank", "item", "item_id", "score"]
+    assert list(topk.columns) == ["user", "user_id", "rank", "item", "item_id", "score"]
+    assert topk["user_id"].tolist() == corpus.markets["uk"].users[topk["user"]].tolist()
     assert (topk["item"] >= 0).all()
     with store.read() as session:
         mean = session.scalar(

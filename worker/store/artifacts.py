@@ -16,8 +16,8 @@ from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from cmr_core.data.market import Corpus
-from cmr_core.data.split import make_split
 from cmr_core.errors import IntegrityError, NotFoundError
+from cmr_core.evaluation.tables import tables
 from cmr_core.interfaces import Arrays, ParameterCount, Recommender
 from worker.store.blobs import Blobs, DiskFullError
 from worker.store.clock import now
@@ -43,7 +43,9 @@ def save_outcome(store: Store, claim: Claim, outcome: Outcome, corpus: Corpus) -
     """
     from cmr_core.models.base import shape_of
 
-    blobs = {kind: to_parquet(frame) for kind, frame in _frames(claim, outcome, corpus).items()}
+    frames = tables(outcome.test, claim.spec, corpus)
+    frames["curves"] = pd.DataFrame(outcome.curves, columns=["stage", "step", "name", "value"])
+    blobs = {kind: to_parquet(frame) for kind, frame in frames.items()}
     blobs["model"] = to_safetensors(outcome.recommender.arrays())
     stored = {kind: (store.blobs.put(data), len(data)) for kind, data in blobs.items()}
     count = outcome.recommender.parameters
@@ -69,8 +71,8 @@ def save_outcome(store: Store, claim: Claim, outcome: Outcome, corpus: Corpus) -
 def load_table(store: Store, run_id: str, kind: Table) -> pd.DataFrame:
     """A table of a run. Raises NotFoundError, IntegrityError.
 
-    per_user: user, user_id, n_train and a column per metric; topk: user, rank, item, item_id, score;
-    held_out: user, item, item_id, rank; curves: stage, step, name, value. Codes are local to the target market.
+    per_user, topk and held_out: see `cmr_core.evaluation.tables`; curves: stage, step, name, value. Codes are local to
+    the target market.
     """
     if kind not in TABLES:
         raise NotFoundError(f"There is no table {kind!r}.", hint=f"Tables: {', '.join(TABLES)}.")
@@ -134,35 +136,6 @@ def _bytes(store: Store, run_id: str, kind: str) -> bytes:
             f"Run {run.label!r} has no {kind}.", hint=f"It is {run.state}; only a succeeded run has results."
         )
     return store.blobs.get(row.sha256)
-
-
-def _frames(claim: Claim, outcome: Outcome, corpus: Corpus) -> dict[str, pd.DataFrame]:
-    market = make_split(corpus, claim.spec.split).markets[claim.spec.target]
-    user_ids = corpus.market(claim.spec.target).users
-    item_ids = corpus.items[market.catalogue]
-    n_train = np.bincount(market.train.user, minlength=market.n_users)
-    test = outcome.test
-    per_user = {"user": test.users, "user_id": user_ids[test.users], "n_train": n_train[test.users], **test.values}
-    held = {"user": test.held_user, "item": test.held_item, "item_id": item_ids[test.held_item], "rank": test.held_rank}
-    return {
-        "per_user": pd.DataFrame(per_user),
-        "topk": _top_lists(test, item_ids),
-        "held_out": pd.DataFrame(held),
-        "curves": pd.DataFrame(outcome.curves, columns=["stage", "step", "name", "value"]),
-    }
-
-
-def _top_lists(test: Evaluation, item_ids: np.ndarray) -> pd.DataFrame:
-    n, k = test.top_items.shape
-    items = test.top_items.ravel()
-    table = {
-        "user": np.repeat(test.top_users, k),
-        "rank": np.tile(np.arange(1, k + 1), n),
-        "item": items,
-        "item_id": item_ids[np.maximum(items, 0)],
-        "score": test.top_scores.ravel(),
-    }
-    return pd.DataFrame(table)[items >= 0]  # a short list is padded with -1
 
 
 def _replace(session: Session, run_id: str, outcome: Outcome, stored: Mapping[str, tuple[str, int]]) -> None:
