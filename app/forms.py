@@ -1,4 +1,4 @@
-"""A method's settings as form fields, made from its own schema; and study files. No Streamlit here."""
+"""A method's settings as form fields, made from its own schema; and a study as a file. No Streamlit here."""
 
 from __future__ import annotations
 
@@ -10,11 +10,9 @@ import yaml
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic.fields import FieldInfo
 
-from cmr_core.errors import SpecError
 from cmr_core.models.registry import Config
 from cmr_core.spec import Scalar, StudySpec, parse
 
-MOST_BYTES = 64 * 1024
 Kind = Literal["switch", "choice", "whole", "number", "text"]
 
 
@@ -58,26 +56,6 @@ def study_yaml(spec: StudySpec) -> str:
     body = spec.model_dump(mode="json", exclude_defaults=True)
     head = {"schema_version": spec.schema_version, "name": spec.name, "corpus": spec.corpus}
     return yaml.safe_dump(head | body, sort_keys=False, allow_unicode=True)
-
-
-def read_study(data: bytes) -> StudySpec:
-    """A study from a file. Raises SpecError for anything else: too large, no YAML, a wrong or unknown key."""
-    if len(data) > MOST_BYTES:
-        raise SpecError(f"The file has {len(data)} bytes; a study has {MOST_BYTES} at most.", hint="Is it a study?")
-    try:
-        text = data.decode("utf-8-sig")
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise SpecError("The file uses YAML aliases (*name).", hint="Write the values out.")
-        body = yaml.safe_load(text)
-    except UnicodeDecodeError:
-        raise SpecError("The file is not UTF-8 text.", hint="Save the study as UTF-8.") from None
-    except RecursionError:
-        raise SpecError("The file is nested too deeply.", hint="A study has a few levels only.") from None
-    except (yaml.YAMLError, ValueError) as error:
-        raise SpecError(f"The file is not valid YAML: {' '.join(str(error).split())[:300]}") from None
-    if not isinstance(body, dict):
-        raise SpecError("The file is not a study.", hint="A study begins with name, corpus and methods.")
-    return parse(StudySpec, body)
 
 
 def _field(name: str, info: FieldInfo) -> Field:

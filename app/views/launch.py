@@ -12,6 +12,7 @@ from worker.store.corpora import list_corpora, market_names
 from worker.store.lists import list_lists
 from worker.store.session import Store
 from worker.store.studies import estimate, launch_study
+from worker.store.study_files import read_study
 from worker.store.tables import CorpusRow
 
 
@@ -38,7 +39,7 @@ def _given(store: Store) -> StudySpec | None:
         file = st.file_uploader("Study file", type=["yaml", "yml"], label_visibility="collapsed")
     try:
         if file is not None:
-            return forms.read_study(file.getvalue())
+            return read_study(file.getvalue())
         return draft.start(store, run=st.query_params.get("run"), study=st.query_params.get("study"))
     except CmrError as error:
         frame.tell(error)
