@@ -1,6 +1,6 @@
 """Evaluation of all markets as the project does it against loops per user, in one run.
 
-    python benchmarks/evaluation.py [--data FILE ...] [--repeats 3]
+    python benchmarks/evaluation.py [--data FILE ...] [--repeats 3] [--cornac PYTHON]
 
 Test part (for the judge: validation part) of the split `ratio`, whole catalogue, factors of 64
 dimensions that know the held-out items.
@@ -11,6 +11,12 @@ Without files: synthetic markets. Three tasks, each with the same values on both
 The loops are numpy and Python per user. `selected` takes the top 50 with argpartition, the best that numpy has;
 `sorted_whole` sorts all items. `ready` and `scored` also give ranks of all held-out items, groups and
 beyond-accuracy metrics on the project's side only.
+
+With `--cornac` (a Python in which Cornac 3.0 is installed) task `scored` is also done by Cornac's `ranking_eval`, which
+is a loop over users. `cornac_at_cutoffs` computes NDCG, recall, precision and hit rate at three cutoffs. `cornac_all`
+also computes its MRR and MAP, which have no cutoff: its MAP is compared with average precision from our ranks, and its
+MRR only where the first hit is within the largest cutoff, as Cornac leaves what is behind in no order.
+
 Prints JSON: processor seconds over all markets (best of the repeats, one thread), loop over ours, and the largest
 difference between values.
 """
@@ -20,6 +26,9 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
+import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
@@ -33,10 +42,12 @@ from cmr_core.data.files import read_corpus
 from cmr_core.data.layouts import Layout
 from cmr_core.data.split import MarketSplit, Split, make_split
 from cmr_core.data.synthetic import synthetic
-from cmr_core.evaluation.evaluate import Judge, evaluate
+from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
 from cmr_core.interfaces import FloatArray, IntArray, Pairs
 from cmr_core.spec import EvalSpec, SplitSpec
 
+PEER = Path(__file__).parent / "peers" / "cornac_evaluation.py"
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 SPEC = EvalSpec()
 LISTED = 50
 Row = dict[str, float | int | str]
@@ -76,13 +87,9 @@ def loop(score: Score, past: tuple[Pairs, ...], part: Pairs, best: Select, judge
     return values
 
 
-def rows(split: Split, market: MarketSplit, repeats: int) -> list[Row]:
+def rows(split: Split, market: MarketSplit, repeats: int, cornac: str | None) -> list[Row]:
     """The three tasks on one market."""
-    rng = np.random.default_rng(0)
-    items = rng.standard_normal((market.n_items, 64), dtype=np.float32)
-    users = rng.standard_normal((market.n_users, 64), dtype=np.float32)
-    np.add.at(users, market.test.user, items[market.test.item])  # or hardly anybody had a hit to compare
-    np.add.at(users, market.valid.user, items[market.valid.item])
+    users, items = _factors(market)
     scores, turned, past = users @ items.T, np.ascontiguousarray(items.T), (market.train, market.valid)
     judge = Judge(split, SPEC)
     ours: dict[str, Callable[[], Values]] = {
@@ -96,9 +103,54 @@ def rows(split: Split, market: MarketSplit, repeats: int) -> list[Row]:
         for select in (selected, sorted_whole):
             theirs, expected = _best(partial(_loop, task, select, scores, users, turned, market, past), repeats)
             far = max(_far(found[name], expected[name]) for name in expected)
-            key = {"task": task, "loop": select.__name__, "market": market.name}
-            result.append({**key, "ours_s": took, "loop_s": theirs, "largest_difference": far})
+            result.append(_row(task, select.__name__, took, theirs, far))
+        if cornac and task == "scored":
+            result += _cornac(market, users, items, took, repeats, cornac)
     return result
+
+
+def _row(task: str, way: str, ours: float, theirs: float, far: float) -> Row:
+    return {"task": task, "loop": way, "ours_s": ours, "loop_s": theirs, "largest_difference": far}
+
+
+def _factors(market: MarketSplit) -> tuple[FloatArray, FloatArray]:
+    rng = np.random.default_rng(0)
+    items = rng.standard_normal((market.n_items, 64), dtype=np.float32)
+    users = rng.standard_normal((market.n_users, 64), dtype=np.float32)
+    np.add.at(users, market.test.user, items[market.test.item])  # or hardly anybody had a hit to compare
+    np.add.at(users, market.valid.user, items[market.valid.item])
+    return users, items
+
+
+def _cornac(
+    market: MarketSplit, users: FloatArray, items: FloatArray, took: float, repeats: int, python: str
+) -> list[Row]:
+    """Cornac on the same parts and factors, in its own process; ours took `took` seconds."""
+    parts = {"train": market.train, "valid": market.valid, "test": market.test}
+    pairs = {f"{name}_{side}": getattr(part, side) for name, part in parts.items() for side in ("user", "item")}
+    with tempfile.TemporaryDirectory() as folder:
+        np.savez(Path(folder) / "job.npz", users=users, items=items, cutoffs=SPEC.cutoffs, **pairs)
+        call = [python, str(PEER.resolve()), folder, str(repeats)]
+        subprocess.run(call, check=True, stdout=subprocess.DEVNULL, env=os.environ | ONE_THREAD)
+        theirs = dict(np.load(Path(folder) / "result.npz"))
+    found = evaluate(lambda u: users[u] @ items.T, market, "test", SPEC, None)
+    at_cutoffs = max(float(np.abs(found.values[n] - v).max()) for n, v in theirs.items() if "@" in n)
+    first, precision = _without_cutoff(found)
+    near = first <= SPEC.cutoffs[-1]
+    far = max(np.abs(1 / first - theirs["mrr"])[near].max(), np.abs(precision - theirs["map"]).max(), at_cutoffs)
+    return [
+        _row("scored", "cornac_at_cutoffs", took, float(theirs["seconds_at_cutoffs"]), at_cutoffs),
+        _row("scored", "cornac_all", took, float(theirs["seconds_all"]), float(far)),
+    ]
+
+
+def _without_cutoff(found: Evaluation) -> tuple[IntArray, FloatArray]:
+    """Rank of the first hit and average precision of every user, however far down."""
+    row = np.searchsorted(found.users, found.held_user)
+    count = np.bincount(row)
+    start = np.cumsum(count) - count
+    nth = np.arange(len(row)) - start[row] + 1
+    return found.held_rank[start], np.bincount(row, weights=nth / found.held_rank) / count
 
 
 def summary(table: list[Row]) -> list[Row]:
@@ -118,12 +170,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, nargs="+", help="XMarket files")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--cornac", metavar="PYTHON", help="Python of an environment in which Cornac is installed")
     options = parser.parse_args()
     files = options.data
     corpus = read_corpus(files, name="files", layout=Layout(kind="xmarket")) if files else synthetic(seed=0)
     with threadpool_limits(1):
         split = make_split(corpus, SplitSpec(kind="ratio"))
-        table = [row for market in split.markets.values() for row in rows(split, market, options.repeats)]
+        table = [
+            row for market in split.markets.values() for row in rows(split, market, options.repeats, options.cornac)
+        ]
     print(json.dumps(summary(table), indent=2))
 
 
