@@ -36,6 +36,22 @@ def test_top_lists_equal_sorted_rows(scores: np.ndarray, k: int, seed: int) -> N
         assert values[b, : len(expected)].tolist() == row[expected].tolist()
 
 
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(17, 203), st.integers(1, 9), st.sampled_from([1, 2, 4, 30, 1000]), st.integers(0, 190), st.integers(0)
+)
+def test_wide_rows_are_folded_without_losing_an_item(width: int, k: int, levels: int, out: int, seed: int) -> None:
+    """Few levels: rows full of ties. Many: hardly any. `out`: items that are no candidates, up to all but none."""
+    rng = np.random.default_rng(seed)
+    scores = rng.integers(0, levels, (4, width)).astype(np.float32)
+    scores[np.arange(4)[:, None], rng.integers(0, width, (4, out))] = -np.inf
+    users = np.arange(4)
+    items, _ = top_k(scores, users, k, seed % 2**31)
+    for b, row in enumerate(scores):
+        expected = naive_order(row, users[b], seed % 2**31)[:k]
+        assert items[b].tolist() == expected + [-1] * (min(k, width) - len(expected))
+
+
 @settings(deadline=None)
 @given(SMALL.flatmap(lambda s: arrays(np.float64, s, elements=VALUES)), st.integers(0, 2**31 - 1))
 def test_ranks_equal_places_in_sorted_rows(scores: np.ndarray, seed: int) -> None:
