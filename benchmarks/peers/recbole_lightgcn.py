@@ -17,9 +17,30 @@ import numpy as np
 import torch
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
+from recbole.data.dataset import Dataset
+from recbole.data.interaction import Interaction
 from recbole.model.general_recommender import LightGCN
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+
+
+def given(arrays: dict[str, np.ndarray], model: LightGCN, dataset: Dataset, job: dict[str, int]) -> list[Interaction]:
+    """Start from the given vectors; the batches of the given triples, in RecBole's numbers."""
+    start, (user, positive, negative) = torch.from_numpy(arrays["start"]), arrays["triples"]
+    tables = (("user_id", model.user_embedding, 0), ("item_id", model.item_embedding, job["n_users"]))
+    code = {}
+    for field, table, first in tables:
+        tokens = dataset.field2id_token[field][1:].astype(np.int64)
+        table.weight.data[1:] = start[torch.from_numpy(tokens) + first]
+        code[field] = np.zeros(tokens.max() + 1, dtype=np.int64)
+        code[field][tokens] = np.arange(1, len(tokens) + 1)
+    columns = {
+        "user_id": code["user_id"][user],
+        "item_id": code["item_id"][positive - job["n_users"]],
+        "neg_item_id": code["item_id"][negative - job["n_users"]],
+    }
+    rows = Interaction({name: torch.from_numpy(column) for name, column in columns.items()})
+    return [rows[at : at + job["batch_size"]] for at in range(0, len(rows), job["batch_size"])]
 
 
 def main(folder: Path) -> None:
@@ -56,6 +77,8 @@ def main(folder: Path) -> None:
     for table in (model.user_embedding, model.item_embedding):
         torch.nn.init.normal_(table.weight, std=0.1)
     trainer, seconds = Trainer(config, model), []
+    if (folder / "given.npz").exists():
+        data = given(np.load(folder / "given.npz"), model, dataset, job)
     for epoch in range(job["epochs"]):
         begin = time.process_time()
         trainer._train_epoch(data, epoch, show_progress=False)

@@ -11,12 +11,13 @@ from cmr_core.errors import TrainingError
 from cmr_core.interfaces import MarketView, Run
 from cmr_core.models.amrdd import Batch, Weighted
 from cmr_core.models.dcmpt_config import DCMPTConfig
-from cmr_core.models.distillation import exact_ranks, sampled_ranks, soft_ranks, wrd, wrd_weights
+from cmr_core.models.distillation import exact_ranks, ranks_needed, sampled_ranks, soft_ranks, wrd, wrd_weights
 from cmr_core.models.embedding import inner_product
 from cmr_core.models.histories import History
 from cmr_core.models.losses import bpr
 from cmr_core.models.negatives import Negatives
 from cmr_core.models.prompts import Parameters
+from cmr_core.models.scores import Scores
 from cmr_core.models.student import Propagation, Student
 from cmr_core.models.teachers import Teacher
 from cmr_core.training.checkpoint import adam
@@ -30,7 +31,7 @@ class Adaptation:
     """Everything that a step needs. `teacher` and `amrdd` are None where their losses have no weight.
 
     One step takes some users: it propagates their prompts, scores the catalogue for them once (users x items x D
-    operations), and all losses read from that matrix. Memory: about four matrices of users x items.
+    operations), and all losses read from that matrix. Memory: about three matrices of users x items.
     """
 
     config: DCMPTConfig
@@ -104,7 +105,8 @@ class Adaptation:
     ) -> tuple[torch.Tensor, Metrics]:
         """Weighted sum of BPR, WRD and AMRDD (eq. 16) plus weight decay; and each part as a metric."""
         tables = self.student.tables(parameters, self.propagation)
-        scores = tables[: self.student.n_users][users] @ tables[self.student.n_users :].T
+        ours, items = torch.split(tables, [self.student.n_users, self.market.n_items])
+        scores = Scores.of(ours.index_select(0, users), items)
         mask = self.history.mask(users)
         parts = {"bpr": self._bpr(users, scores, generator)}
         extra: Metrics = {}
@@ -115,7 +117,7 @@ class Adaptation:
             extra = {f"weight:{name}": value for name, value in zip(self.amrdd.reading.names, alpha, strict=True)}
         decay = torch.stack([value.square().sum() for value in parameters.values()]).sum()
         loss = torch.stack([self._weights[name] * part for name, part in parts.items()]).sum() + self.config.l2 * decay
-        extra["mean |score|"] = scores.detach().abs().mean()
+        extra["mean |score|"] = scores.table.abs().mean()
         return loss, {"loss": loss.detach()} | {name: part.detach() for name, part in parts.items()} | extra
 
     @torch.no_grad()
@@ -133,32 +135,32 @@ class Adaptation:
         ]
         return list(torch.split(self.users[torch.cat(orders)[:wanted]], size))
 
-    def _bpr(self, users: torch.Tensor, scores: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def _bpr(self, users: torch.Tensor, scores: Scores, generator: torch.Generator) -> torch.Tensor:
         row, positive = self.history.pairs(users)
         if 0 < self.config.pairs_per_step < len(row):
             chosen = torch.randperm(len(row), generator=generator, device=row.device)[: self.config.pairs_per_step]
+            chosen = chosen.sort().values
             row, positive = row[chosen], positive[chosen]
         negative = self._negatives.draw(users[row], generator)
-        # One gather on the flat matrix: its backward is a scatter, where indexing by two arrays would sort.
-        flat = torch.stack([positive, negative]) + row * scores.shape[1]
-        above, below = scores.flatten().gather(0, flat.flatten()).view(2, -1)
+        start = torch.searchsorted(row, torch.arange(len(users) + 1, device=row.device))
+        above, below = scores.pairs(2 * start, torch.stack([positive, negative], dim=1).flatten()).view(-1, 2).T
         return bpr(above, below)
 
-    def _wrd(
-        self, users: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor, generator: torch.Generator
-    ) -> torch.Tensor:
+    def _wrd(self, users: torch.Tensor, scores: Scores, mask: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         assert self._lists is not None, "lists are made before the first step"
         config = self.config
         chosen, present = self._lists[0][users], self._lists[1][users]
         blocked = torch.zeros_like(mask) if config.wrd_include_train else mask
         if config.wrd_rank == "exact":
-            ranks = exact_ranks(scores, blocked, chosen)
+            raw = config.wrd_rank_scale == "raw"
+            upto = ranks_needed(chosen.shape[1], config.wrd_deviation) if raw else None
+            ranks = exact_ranks(scores.table, blocked, chosen, upto)
         elif config.wrd_rank == "soft":
-            ranks = soft_ranks(scores, blocked, chosen)
+            ranks = soft_ranks(scores.whole(), blocked, chosen)
         else:
             size = (len(users), config.wrd_draws)
-            draws = torch.randint(scores.shape[1], size, generator=generator, device=users.device)
-            ranks = sampled_ranks(scores, blocked, chosen, draws)
+            draws = torch.randint(scores.table.shape[1], size, generator=generator, device=users.device)
+            ranks = sampled_ranks(scores.table, blocked, chosen, draws)
         weights = wrd_weights(
             ranks,
             present,
@@ -166,7 +168,7 @@ class Adaptation:
             deviation=config.wrd_deviation,
             log_scale=config.wrd_rank_scale == "log",
         )
-        return wrd(scores.gather(1, chosen), weights)
+        return wrd(scores.at(chosen), weights)
 
     def _teacher_lists(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.teacher is not None, "WRD has a weight, so a teacher was fitted"

@@ -16,8 +16,9 @@ import torch
 from cmr_core.interfaces import IntArray, MarketView
 from cmr_core.models.distillation import decoupled_kl, list_kl, log_preferences, market_weights
 from cmr_core.models.graph import build_graph
-from cmr_core.models.histories import History, Pool, draw_lists
+from cmr_core.models.histories import History, Pool, absent_entries, draw_lists, draw_windows
 from cmr_core.models.prompts import Parameters
+from cmr_core.models.scores import Scores
 from cmr_core.models.student import Field, Prompted
 from cmr_core.models.teachers import Teacher
 
@@ -27,7 +28,7 @@ class Batch:
     """One step's users and what is known of them."""
 
     users: torch.Tensor  # (B,) target users with training items
-    scores: torch.Tensor  # (B, I), the student's, with gradient
+    scores: Scores  # the student's, B x I
     mask: torch.Tensor  # (B, I) bool: what the user has in training
     parameters: Parameters
     generator: torch.Generator
@@ -68,7 +69,7 @@ class Weighted:
 
 
 class TargetUsers:
-    """Target users; the negatives of source m's list are items that m sells too. Two gathers from B x I scores."""
+    """Target users; the negatives of source m's list are items that m sells too. Reads B x S x L scores of each."""
 
     def __init__(
         self, pools: Sequence[Pool], history: History, teacher: Teacher, length: int, temperature: float
@@ -76,23 +77,19 @@ class TargetUsers:
         self.names = [pool.market for pool in pools]
         self._pools, self._history, self._teacher = pools, history, teacher
         self._length, self._temperature = length, temperature
+        self._sizes = torch.tensor([len(pool.items) for pool in pools], device=history.items.device)
 
     def __call__(self, batch: Batch) -> Compared:
         """Lists (B, S, L), the same for both models."""
-        drawn = [
-            draw_lists(
-                pool.items,
-                self._history.any_one(batch.users, batch.generator),
-                self._length,
-                batch.mask,
-                batch.generator,
-            )
-            for pool in self._pools
-        ]
-        items, absent = (torch.stack(part, dim=1) for part in zip(*drawn, strict=True))
+        drawn = []
+        for pool in self._pools:
+            drawn.append(self._history.any_one(batch.users, batch.generator)[:, None])
+            drawn.append(draw_windows(pool.items, len(batch.users), self._length - 1, batch.generator))
+        items, shape = torch.cat(drawn, dim=1), (len(batch.users), len(self._pools), self._length)
+        absent = absent_entries(items, batch.mask, self._sizes).view(shape)
         teacher, student = (
-            log_preferences(scores.gather(1, items.flatten(1)).view_as(items), absent, self._temperature)
-            for scores in (self._teacher.scores(batch.users), batch.scores)
+            log_preferences(scores.view(shape), absent, self._temperature)
+            for scores in (self._teacher.at(batch.users, items), batch.scores.at(items))
         )
         first = (student[..., 0].exp().mean(0), teacher[..., 0].exp().mean(0))
         return Compared(list_kl(teacher, student, absent).mean(0), *first)

@@ -66,12 +66,11 @@ class _Polynomial(torch.autograd.Function):
 
 
 def _polynomial(x: torch.Tensor, matrix: torch.Tensor, power: int, mean: bool) -> torch.Tensor:
-    total, layer = x.clone() if mean else x, x
+    layer = x
     for _ in range(power):
-        layer = matrix @ layer
-        if mean:
-            total += layer
-    return total.div_(power + 1) if mean else layer
+        # The mean as x + A (x + A (x + ...)): the sum is made inside the product, without a pass of its own.
+        layer = torch.addmm(x, matrix, layer) if mean else matrix @ layer
+    return layer / (power + 1) if mean else layer
 
 
 def build_graph(user: IntArray, item: IntArray, n_nodes: int, device: str | torch.device) -> Graph:

@@ -39,7 +39,7 @@ class History:
         """(B, n_items) bool: what each user has."""
         row, item = self.pairs(users)
         mask = torch.zeros(len(users), self.n_items, dtype=torch.bool, device=users.device)
-        mask[row, item] = True
+        mask.view(-1).index_fill_(0, row * self.n_items + item, True)
         return mask
 
     def any_one(self, users: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -76,11 +76,22 @@ def draw_lists(
     differ, and each item is as likely as any other. Entries that the user has (`mask` (B, n_items)) are absent, not
     drawn again; so is the positive where it comes up as its own negative. Places beyond the pool are absent.
     """
-    size, wanted = len(pool), length - 1
+    items = torch.cat([positive[:, None], draw_windows(pool, len(positive), length - 1, generator)], dim=1)
+    return items, absent_entries(items, mask, torch.tensor([len(pool)], device=pool.device))
+
+
+def draw_windows(pool: torch.Tensor, users: int, wanted: int, generator: torch.Generator) -> torch.Tensor:
+    """The negatives of `draw_lists`, (users, wanted). Beyond the pool's size they come again."""
+    size = len(pool)
     shuffled = pool[torch.randperm(size, generator=generator, device=pool.device)]
-    offset = torch.randint(size, (len(positive), 1), generator=generator, device=pool.device)
-    place = torch.arange(wanted, device=pool.device)
-    negatives = shuffled[(offset + place) % size]
-    absent = mask.gather(1, negatives) | (negatives == positive[:, None]) | (place >= size)
-    items = torch.cat([positive[:, None], negatives], dim=1)
-    return items, torch.cat([torch.zeros_like(absent[:, :1]), absent], dim=1)
+    offset = torch.randint(size, (users, 1), generator=generator, device=pool.device)
+    return shuffled.repeat(1 + -(-wanted // size)).unfold(0, wanted, 1).index_select(0, offset[:, 0])
+
+
+def absent_entries(items: torch.Tensor, mask: torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
+    """What `draw_lists` calls absent, (B, S * L), of S lists (B, S * L) of L items from pools of `sizes` (S,)."""
+    lists = items.view(len(items), len(sizes), -1)
+    place = torch.arange(-1, lists.shape[2] - 1, device=items.device)
+    absent = mask.gather(1, items).view_as(lists) | (lists == lists[..., :1]) | (place >= sizes[:, None])
+    absent[..., 0] = False
+    return absent.view_as(items)

@@ -40,6 +40,13 @@ class Teacher:
         table = self._score(users.cpu().numpy()) if self._table is None else self._table[users]
         return table * self.scale
 
+    def at(self, users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Of `items` (B, K) only: (B, K)."""
+        if self._table is None:
+            return self.scores(users).gather(1, items)
+        places = users[:, None] * self._table.shape[1] + items
+        return self._table.view(-1).index_select(0, places.flatten()).view(items.shape) * self.scale
+
     def by_history(self, profile: torch.Tensor) -> torch.Tensor:
         """Scores (B, n_items) of users who are known only by weights (B, n_items) on items that they had.
 

@@ -16,6 +16,7 @@ from cmr_core.models.distillation import (
     list_kl,
     log_preferences,
     market_weights,
+    ranks_needed,
     sampled_ranks,
     soft_ranks,
     wrd,
@@ -84,6 +85,22 @@ def test_exact_ranks_equal_counting(seed: int) -> None:
         for row, barred, picks in zip(scores, blocked, chosen, strict=True)
     ]
     assert exact_ranks(scores, blocked, chosen).tolist() == naive
+
+
+def test_ranks_beyond_what_the_weights_can_tell_apart_are_not_needed() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randn(4, 900, generator=generator)
+    blocked = torch.rand(4, 900, generator=generator) < 0.2
+    chosen = scores.masked_fill(blocked, -torch.inf).argsort(dim=1, descending=True)[:, :640:32].contiguous()
+    upto = ranks_needed(20, 0.1)
+    assert upto == 200
+    whole, near = exact_ranks(scores, blocked, chosen), exact_ranks(scores, blocked, chosen, upto)
+    assert torch.equal(near, whole.clamp(max=201))
+    assert (whole > 201).any()
+    rule = {"position": 10.0, "deviation": 0.1, "log_scale": False}
+    present = torch.ones_like(near)
+    assert torch.equal(wrd_weights(near, present, **rule), wrd_weights(whole, present, **rule))
+    assert ranks_needed(20, 0.0) is None
 
 
 def test_ranks_of_the_whole_catalogue_as_a_sample_are_exact() -> None:
