@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from worker.settings import get_settings
 from worker.store.audit import LOCAL, Action, Actor, may
 
 
 def actor() -> Actor:
-    """Whoever opened the page: on a machine of one's own, the account that started the dashboard."""
-    return LOCAL
+    """Whoever opened the page: the account that started the dashboard, in the role that `CMR_ROLE` gives its users.
+
+    On a machine of one's own that is an administrator; a dashboard that only shows results is started as a viewer.
+    """
+    return Actor(LOCAL.name, get_settings().role)
 
 
 def allowed(action: Action) -> bool:

@@ -134,11 +134,11 @@ def frontier(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def richness(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, y_title: str) -> go.Figure:
-    """Gain over the reference against how rich a market is. frame: label, target, x, y, low, high, n."""
+    """Gain over the reference in the markets, poorest first. frame: label, target, x, y, low, high, n."""
     figure = go.Figure()
     for label, rows in frame.sort_values("x").groupby("label", sort=False):
         figure.add_scatter(
-            x=rows["x"],
+            x=rows["target"],
             y=rows["y"],
             name=str(label),
             mode="lines+markers",
@@ -148,13 +148,16 @@ def richness(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, y_tit
             hovertemplate="%{customdata[0]}: %{y:+.4f} (%{customdata[1]:+.4f} to %{customdata[2]:+.4f}, "
             "N %{customdata[3]})<extra>%{fullData.name}</extra>",
         )
-    markets = frame.drop_duplicates("target").sort_values("x")
-    for row in markets.to_dict("records"):
-        figure.add_annotation(
-            x=np.log10(row["x"]), y=1, xref="x", yref="paper", text=str(row["target"]), showarrow=False, yshift=10
-        )
     figure.add_hline(y=0, line={"dash": "dot", "color": "#7f868e"})
-    figure.update_xaxes(type="log", title_text=x_title, dtick="D2", tickformat="~s")
+    # equally spaced, because some markets are almost equally rich
+    markets = frame.drop_duplicates("target").sort_values("x")
+    names = [
+        f"{target}<br>{x:.3g}" if x < 1 else f"{target}<br>{x:,.0f}" for target, x in markets[["target", "x"]].values
+    ]
+    order = list(markets["target"])
+    figure.update_xaxes(
+        type="category", categoryorder="array", categoryarray=order, tickvals=order, ticktext=names, title_text=x_title
+    )
     figure.update_yaxes(title_text=y_title, tickformat="+.3f")
     return _finish(figure, 470)
 
@@ -232,7 +235,7 @@ def contributions(names: Sequence[str], values: Sequence[float]) -> go.Figure:
     figure = go.Figure(go.Bar(x=list(values), y=list(names), orientation="h", marker_color=colors))
     figure.update_yaxes(autorange="reversed", type="category")
     figure.update_xaxes(title_text="part of the score")
-    return _finish(figure, 90 + 26 * len(names))
+    return _finish(figure, 140 + 26 * len(names))
 
 
 def _spread(rows: pd.DataFrame) -> dict[str, Any] | None:

@@ -144,7 +144,8 @@ def richness(view: View, store: Store) -> None:
     st.plotly_chart(figure, config=charts.config(f"richness-{view.metric}"), key="richness")
     references = sorted({str(label) for label in view.table.cells["reference"].dropna()})
     view.caption(
-        f". Each method minus the market's reference ({frame.literal(', '.join(references))}); above zero it gains. "
+        ". Poorest market first. "
+        f"Each method minus the market's reference ({frame.literal(', '.join(references))}); above zero it gains. "
         "Intervals of the differences show under the pointer."
     )
 

@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from worker.broker import embedded
@@ -27,6 +27,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address that the dashboard listens on")
     port: int = Field(8501, ge=1, le=65535)
+    role: Literal["viewer", "analyst", "admin"] = Field("admin", description="What the dashboard's users may do")
     sample: bool = Field(True, description="Whether `up` loads the sample corpus and a small comparison when it is new")
 
     lease_seconds: float = Field(120, gt=0, description="A run without a heartbeat for so long is lost")
@@ -42,10 +43,24 @@ class Settings(BaseSettings):
     stop_seconds: float = Field(20, ge=0, description="How long `up` waits for running jobs to save themselves")
 
     worker_device: Literal["cpu", "gpu"] = Field("cpu", description="Which queue this worker process serves")
-    worker_gpu: int | None = Field(None, ge=0, description="The only GPU that this worker process sees")
+    worker_gpu: str | None = Field(None, description="The only GPU that this worker process sees: its number or UUID")
     workers: int = Field(1, ge=1, description="Worker processes on this machine; they share its cores")
     threads: int | None = Field(None, ge=1, description="Torch threads per worker process; cores / workers if absent")
     plugins: tuple[str, ...] = Field((), description="Modules with further methods, imported by the worker")
+
+    @field_validator("database_url")
+    @classmethod
+    def _known_database(cls, value: str) -> str:
+        if value and not value.startswith(("sqlite://", "postgresql+psycopg://")):
+            raise ValueError("must begin with postgresql+psycopg:// or sqlite://")
+        return value
+
+    @field_validator("broker_url")
+    @classmethod
+    def _known_broker(cls, value: str) -> str:
+        if value and not value.startswith(("redis://", "rediss://", "redis+socket://")):
+            raise ValueError("must begin with redis://, rediss:// or redis+socket://")
+        return value
 
     @model_validator(mode="after")
     def _patient_enough(self) -> Self:

@@ -49,6 +49,10 @@ def body(store: Store) -> None:
         getattr(panels, name)(view, store)
     else:
         getattr(panels, name)(view)
+    address = {"corpus": digest[:12], "protocol": protocol[:12]}
+    st.page_link(
+        "views/inspect.py", label="Inspect single users", icon=":material/arrow_forward:", query_params=address
+    )
 
 
 def _metric(names: list[str], left: DeltaGenerator, right: DeltaGenerator) -> str:

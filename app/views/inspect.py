@@ -72,7 +72,9 @@ def _user(tables: dict[str, pd.DataFrame]) -> int | None:
         for u, n, m in zip(users["user_id"], users["n_train"], users["mean"], strict=True)
     }
     with who:
-        user_id = frame.choose("User", list(said), "user", text=said.__getitem__)
+        user_id = frame.choose(
+            "User", list(said), "user", text=said.__getitem__, help="Type a part of the user's id to find it."
+        )
     return int(users.loc[users["user_id"] == user_id, "user"].iloc[0])
 
 
@@ -82,11 +84,15 @@ def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> 
     labels = zip(runs.index, runs["label"], runs["seed"], strict=True)
     names = {str(run): f"{label}, seed {seed}" for run, label, seed in labels}
     held, tops = _tables(runs, "held_out"), _tables(runs, "topk")
-    left, right = st.columns([2, 7], gap="medium")
+    left, right = st.columns([3, 5], gap="medium")
     with left:
         st.subheader("Has had", anchor=False)
         past = inspection.history(corpus, part, user)
-        st.dataframe(past.rename(columns={"item_id": "Item", "day": "Day", "part": "Part"}), hide_index=True)
+        narrow = {name: st.column_config.Column(width="small") for name in ("Item", "Day", "Part")}
+        st.dataframe(
+            past.rename(columns={"item_id": "Item", "day": "Day", "part": "Part"}),
+            hide_index=True, column_config=narrow, height="auto" if len(past) < 12 else 420,
+        )  # fmt: skip
     with right:
         st.subheader("Held out: what the test asks for", anchor=False)
         ranks = inspection.held_out(held, user)
@@ -94,8 +100,8 @@ def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> 
         st.dataframe(ranks.rename(columns={"run": "Rank by"}), hide_index=True)
         st.caption("Each run's rank of the item among all candidates; 1 is best.")
     shown = {}
-    columns = st.columns(len(runs), gap="medium")
-    for column, run, at in zip(columns, names, runs["finished_at"], strict=True):
+    columns = st.columns(max(2, len(runs)), gap="small")
+    for column, run, at in zip(columns, names, runs["finished_at"], strict=False):
         with column:
             model = cached.model(run, str(at))
             shown[run] = inspection.recommended(model, part, tops[run], held[run], user, LIST)
@@ -106,10 +112,15 @@ def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> 
 def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
     st.markdown(f"**{frame.literal(name)}**")
     rows = [
-        {"#": i.rank, "Item": i.item_id, "Hit": "✔" if i.hit else "", "Because": inspection.reason(i.why, ids)}
+        {
+            "#": i.rank,
+            "Item": frame.literal(i.item_id),
+            "Hit": "✔" if i.hit else "",
+            "Because": frame.literal(inspection.reason(i.why, ids)),
+        }
         for i in items
     ]
-    st.dataframe(pd.DataFrame(rows), hide_index=True)
+    st.table(pd.DataFrame(rows), hide_index=True, border="horizontal")  # wraps its text, whatever the width
     hits = sum(i.hit for i in items)
     st.caption(f"{words.plural(hits, 'hit')} (held-out items) among {len(items)}")
 

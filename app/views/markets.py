@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import charts, choices, describing, exports, frame, words
+from app import charts, choices, describing, exports, frame, upload_form, words
 from worker.store.corpora import get_corpus
 from worker.store.session import Store
 from worker.store.tables import CorpusRow
@@ -13,6 +13,7 @@ from worker.store.tables import CorpusRow
 def body(store: Store) -> None:
     """Sizes, leak audit, overlap and long tail of one corpus."""
     frame.header("Markets", "What the data are like, which markets can help each other, and which protocol is safe.")
+    upload_form.draw(store)
     digest = choices.corpus(store)
     if digest is None:
         return

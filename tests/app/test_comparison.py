@@ -165,7 +165,8 @@ def test_gains_stand_at_the_richness_of_their_market(table: Comparison) -> None:
     assert (frame.loc[frame["label"] == "WEAK", "y"] < 0).all()
     assert set(frame.loc[frame["target"] == "jp", "x"]) == {50.0}
     figure = charts.richness(frame, charts.palette(table.labels, {}), "pairs", "gain")
-    assert [list(trace.x) for trace in figure.data] == [[50.0, 1000.0]] * 2
+    assert [list(trace.x) for trace in figure.data] == [["jp", "de"]] * 2
+    assert list(figure.layout.xaxis.ticktext) == ["jp<br>50", "de<br>1,000"]
 
 
 def test_means_need_no_users_and_put_the_best_first() -> None:

@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from streamlit.testing.v1 import AppTest
 
 from app import auth, queries
 from tests.app import seed
+from worker.settings import get_settings
 from worker.store.audit import Actor
 from worker.store.session import Store
 from worker.store.studies import launch_study
@@ -211,6 +213,21 @@ def test_viewer_may_look_and_not_touch(own: Store, open_page: Open, monkeypatch:
     assert next(button for button in app.button if button.label == "Cancel").disabled
 
 
+def test_role_comes_from_the_settings(own: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CMR_ROLE", "viewer")
+    get_settings.cache_clear()
+    assert auth.actor().role == "viewer"
+    assert open_page("launch").button(key="launch").disabled
+    assert next(b for b in open_page("home").button if b.label == "Launch a study").disabled
+    app = open_page("markets")
+    assert "may look, and not add" in said(app)
+    assert not app.get("file_uploader")
+    monkeypatch.setenv("CMR_ROLE", "king")
+    get_settings.cache_clear()
+    with pytest.raises(ValidationError, match="role"):
+        auth.actor()
+
+
 def test_forged_click_is_refused_by_the_store(own: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(auth, "actor", lambda: Actor("vera", "viewer"))
     monkeypatch.setattr(auth, "allowed", lambda action: True)
@@ -254,7 +271,7 @@ def test_address_that_changes_changes_the_page(store: Store, open_page: Open) ->
 def test_inspect_marks_hits_and_says_why(store: Store, open_page: Open) -> None:
     app = open_page("inspect", order="easiest")
     check(app)
-    lists = [frame.value for frame in app.dataframe if "Because" in frame.value.columns]
+    lists = [table.value for table in app.table if "Because" in table.value.columns]
     assert len(lists) == 3
     assert any((shown["Hit"] != "").any() for shown in lists)
     assert all(shown["Because"].str.len().gt(0).all() for shown in lists)
