@@ -108,6 +108,24 @@ def test_gpu_gets_the_gpu_build(machine: Machine) -> None:
     assert "torch==" in machine.calls[2]
 
 
+def test_gpu_that_appears_later_gets_the_gpu_build(machine: Machine) -> None:
+    machine.start("up")
+    (machine.checkout / ".venv/lib/python3.12/site-packages/torch-2.0.0+cpu.dist-info").mkdir(parents=True)
+    machine.program("nvidia-smi", "#!/bin/sh\necho 'GPU 0: Some GPU'\n")
+    machine.start("up")
+    assert any("--force-reinstall torch==" in call for call in machine.calls)
+    machine.start("up")
+    assert machine.calls == ["-P -m worker.cli up"]
+
+
+def test_cpu_build_on_a_machine_with_a_gpu_is_a_fault(machine: Machine) -> None:
+    machine.program("nvidia-smi", "#!/bin/sh\necho 'GPU 0: Some GPU'\n")
+    done = machine.start("up", BREAK="torch.version.cuda")
+    assert done.returncode == 1
+    assert "built for the GPU" in done.stderr
+    assert not any("worker.cli" in call for call in machine.calls)
+
+
 def test_driver_without_a_gpu_gets_the_cpu_build(machine: Machine) -> None:
     machine.program("nvidia-smi", "#!/bin/sh\necho 'No devices were found'\nexit 6\n")
     machine.start("up")
