@@ -6,16 +6,19 @@ digest of its protocol (`JobSpec.protocol`) decides which numbers may stand in o
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cmr_core.errors import SpecError
 
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")]
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Name = Annotated[str, Field(pattern=_NAME)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 T = TypeVar("T", bound=BaseModel)
 Scalar = bool | int | float | str
@@ -168,13 +171,58 @@ def protocol_text(split: SplitSpec, evaluation: EvalSpec) -> str:
     return " · ".join(words)
 
 
-def parse(model: type[T], data: Any) -> T:
-    """Validate outside input. Raises SpecError that names each wrong key and what is wrong with it."""
+def parse(model: type[T], data: Any, *, subject: str = "", hint: str = "") -> T:
+    """Validate outside input. Raises SpecError that names each wrong key and what is wrong with it.
+
+    `subject` is what a person calls the thing; the model's name in small letters where it is not given.
+    """
     try:
         return model.model_validate(data)
     except ValidationError as error:
-        faults = [f"{'.'.join(map(str, e['loc'])) or 'input'}: {e['msg']}" for e in error.errors()[:8]]
-        raise SpecError(f"Not a valid {model.__name__}: " + "; ".join(faults) + ".") from None
+        subject = subject or model.__name__.removesuffix("Spec").lower()
+        faults = plain_faults(error.errors(include_url=False), model.model_fields)
+        raise SpecError(f"Not a valid {subject}: {'; '.join(faults[:8])}.", hint=hint) from None
+
+
+def plain_faults(errors: Iterable[Mapping[str, Any]], keys: Iterable[str] = ()) -> list[str]:
+    """Pydantic's errors in plain words, each once: `seeds: must be a list`. `keys` are those that may be meant."""
+    errors, keys = list(errors), list(keys)
+    places = [error["loc"] for error in errors]
+    found: dict[str, None] = {}
+    for error in errors:
+        place = error["loc"]
+        if error["type"] == "too_short" and any(p[: len(place)] == place and p != place for p in places):
+            continue  # a list counts as empty where its members are wrong
+        alternative = bool(place) and place[-1] in _SCALARS
+        words = "must be a finite number, a text, true or false" if alternative else _plain(error, keys)
+        where = ".".join(map(str, place[:-1] if alternative else place))
+        found[f"{where}: {words}" if where else words] = None
+    return list(found)
+
+
+_SCALARS = ("bool", "int", "float", "str")
+_WORDS = {
+    "missing": "is missing",
+    "tuple_type": "must be a list",
+    "string_type": "must be text; put it in quotes",
+    "dict_type": "must consist of keys and values",
+    "model_type": "must consist of keys and values",
+    "invalid_key": "keys must be text",
+    "int_parsing": "must be a whole number",
+    "float_parsing": "must be a number",
+    "too_short": "must not be empty",
+}
+
+
+def _plain(error: Mapping[str, Any], keys: list[str]) -> str:
+    if error["type"] == "extra_forbidden":
+        place = error["loc"]
+        near = difflib.get_close_matches(str(place[-1]), keys, n=1) if len(place) == 1 else []
+        return "there is no such key" + (f"; perhaps {near[0]} is meant" if near else "")
+    if error["type"] == "string_pattern_mismatch" and error["ctx"]["pattern"] == _NAME:
+        return "must consist of small letters, digits, dots, dashes and underscores"
+    known = _WORDS.get(error["type"])
+    return known or error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
 
 
 class Protocol(Frozen):
@@ -194,7 +242,7 @@ class MethodChoice(Frozen):
     method: Name
     label: str | None = Field(None, max_length=80, description="Name in tables; made from the settings if absent")
     settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
-    grid: dict[str, tuple[Scalar, ...]] = Field(default_factory=dict, max_length=10)
+    grid: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(default_factory=dict, max_length=10)
 
 
 class StudySpec(Frozen):

@@ -33,10 +33,17 @@ def main() -> None:
     except CmrError as error:
         _explain(str(error), error.hint)
     except ValidationError as error:  # the settings: everything else is parsed into a CmrError
-        faults = "; ".join(f"CMR_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors())
-        _explain(f"A setting in the environment is wrong: {faults}", "Correct it or leave it out, then start again.")
+        from cmr_core.spec import plain_faults
+
+        named = [{**e, "loc": tuple(f"CMR_{part}".upper() for part in e["loc"])} for e in error.errors()]
+        faults = "; ".join(plain_faults(named))
+        _explain(f"A setting in the environment is wrong: {faults}.", "Correct it or leave it out, then start again.")
     except BrokenPipeError:  # somebody read only the first lines of a listing
         sys.stderr.close()
+    except OSError as error:
+        if error.filename is None:
+            raise
+        _explain(f"{error.filename}: {error.strerror}.", "Check the path, its permissions and the space on its disk.")
     except Exception as error:
         if not type(error).__module__.startswith("sqlalchemy."):
             raise

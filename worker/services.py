@@ -21,6 +21,7 @@ from worker.settings import Settings
 
 ROOT = Path(__file__).resolve().parent.parent
 PORTS_TO_TRY = 20
+PATIENCE = 180.0  # seconds until a service must be ready
 
 
 def up(settings: Settings, say: Callable[[str], None]) -> None:
@@ -36,9 +37,10 @@ def up(settings: Settings, say: Callable[[str], None]) -> None:
                 say(f"\n  The dashboard: {address}\n  Everything it stores: {settings.root}\n  Stop with Ctrl-C.\n")
             supervisor.watch()
         finally:
-            say("Stopping. Running jobs may take a moment to end; Ctrl-C once more stops them at once.")
-            supervisor.stop()
-            say("Everything has stopped.")
+            if supervisor.services:
+                say("Stopping. Running jobs may take a moment to end; Ctrl-C once more stops them at once.")
+                supervisor.stop()
+                say("Everything has stopped.")
 
 
 @contextmanager
@@ -68,7 +70,8 @@ def start_all(settings: Settings, supervisor: Supervisor, say: Callable[[str], N
         supervisor.start(broker(settings))
     prepare(settings, say)
     reaper = Service("reaper", cli("reaper"), log(settings, "reaper"), common(settings), ROOT)
-    supervisor.start(dashboard(settings, port), reaper, *workers(settings, say))
+    # a worker's child imports torch first, which takes long on a busy machine
+    supervisor.start(dashboard(settings, port), reaper, *workers(settings, say), patience=PATIENCE)
     return address(settings.host, port)
 
 

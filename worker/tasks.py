@@ -128,7 +128,7 @@ def _begin(**_: Any) -> None:
     die_with_parent()
     settings = get_settings()
     if settings.worker_gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(settings.worker_gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = settings.worker_gpu
     import torch  # after the fork and after the device is pinned
 
     torch.set_num_threads(settings.torch_threads)

@@ -38,7 +38,8 @@ class MethodInfo:
 
     def configure(self, settings: Mapping[str, Scalar]) -> Config:
         """Validated settings, defaults filled in. Raises SpecError on unknown keys and values out of bounds."""
-        return parse(self.config, dict(settings))
+        hint = f"Its settings: {', '.join(self.config.model_fields)}." if self.config.model_fields else "It has none."
+        return parse(self.config, dict(settings), subject=f"setting of {self.label}", hint=hint)
 
     def create(self, settings: Mapping[str, Scalar]) -> Method:
         """The method, configured."""

@@ -350,3 +350,122 @@ def test_every_command_explains_itself(cmr: Cmr) -> None:
         code, out, _ = cmr(*words, "--help")
         assert code == 0, words
         assert "Usage:" in out
+
+
+# --- faults are explained ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("sede: [1]", ["sede: there is no such key; perhaps seeds is meant"]),
+        ("seeds: none", ["seeds: must be a list."]),
+        ("seeds: []", ["seeds: must not be empty."]),
+        ("seeds: [1]\nseeds: [2]", ["'seeds' stands twice"]),
+        ("note: 5", ["note: must be text"]),
+        ("sources: [Bad Name]", ["sources.0: must consist of small letters"]),
+        ("seeds: [-1]", ["seeds must be different and between 0"]),
+    ],
+)
+def test_study_that_makes_no_sense_is_explained_in_plain_words(
+    cmr: Cmr, filled: Store, study: Path, change: str, words: list[str]
+) -> None:
+    study.write_text(f"{STUDY}{change}\n")
+    code, out, err = cmr("launch", study)
+    assert (code, out) == (1, "")
+    for part in (*words, "mine.yaml", "What to do: "):
+        assert part in err
+    assert "Input should be" not in err
+    assert not list_studies(filled)
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("{method: dcmpt, grid: {prompts: []}}", "methods.0.grid.prompts: must not be empty."),
+        (
+            "{method: dcmpt, settings: {promts: 5}}",
+            "setting of DCMPT: promts: there is no such key; perhaps prompts is meant",
+        ),
+        ("{method: lightgcn, settings: {learning_rate: .nan}}", "must be a finite number, a text, true or false."),
+        ("{method: lightgcn, settings: {teacher_learning_rate: 0}}", "teacher_learning_rate: must be greater than 0"),
+        ("{method: populrity}", "There is no method 'populrity'"),
+    ],
+)
+def test_faulty_method_of_a_study_is_explained_once(
+    cmr: Cmr, filled: Store, study: Path, method: str, words: str
+) -> None:
+    study.write_text(f"name: mine\ncorpus: tiny\nmethods: [{method}]\nprotocols: [{{split: {{kind: ratio}}}}]\n")
+    code, _, err = cmr("launch", study)
+    assert code == 1
+    assert words in err
+    assert err.count(": must") <= 1
+
+
+def test_paths_that_cannot_be_used_are_named(cmr: Cmr, filled: Store, study: Path, tmp_path: Path) -> None:
+    for words in (["data", "add", tmp_path / "none.txt", "--name", "x"], ["launch", tmp_path / "none.yaml"]):
+        code, _, err = cmr(*words)
+        assert code == 1
+        assert "none." in err
+        assert "What to do: " in err
+
+
+def test_home_that_is_a_file_is_named(cmr: Cmr, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CMR_HOME", str(tmp_path / "file"))
+    get_settings.cache_clear()
+    code, _, err = cmr("runs")
+    assert code == 1
+    assert str(tmp_path / "file") in err
+    assert "What to do: " in err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("CMR_PORT", "abc", "CMR_PORT: must be a whole number"),
+        ("CMR_DATABASE_URL", "mysql://a:hidden@b/c", "CMR_DATABASE_URL: must begin with postgresql+psycopg://"),
+        ("CMR_BROKER_URL", "foo://:hidden@b", "CMR_BROKER_URL: must begin with redis://"),
+        ("CMR_LEASE_SECONDS", "1", "wrong: CMR_LEASE_SECONDS must be at least twice"),
+    ],
+)
+def test_wrong_setting_is_named_without_its_secret(
+    cmr: Cmr, monkeypatch: pytest.MonkeyPatch, name: str, value: str, words: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    get_settings.cache_clear()
+    code, _, err = cmr("runs")
+    assert code == 1
+    assert words in err
+    assert "hidden" not in err
+
+
+def test_same_rows_under_a_second_name_are_refused(cmr: Cmr, tmp_path: Path) -> None:
+    (tmp_path / "de.txt").write_text("userId itemId rate date\nu1 i1 5 2020-01-01\n")
+    assert cmr("data", "add", tmp_path / "de.txt", "--name", "shop")[0] == 0
+    assert cmr("data", "add", tmp_path / "de.txt", "--name", "shop")[0] == 0
+    code, _, err = cmr("data", "add", tmp_path / "de.txt", "--name", "store")
+    assert code == 1
+    assert "already, as 'shop'" in err
+
+
+def test_delimiter_is_never_ignored(cmr: Cmr, tmp_path: Path) -> None:
+    (tmp_path / "de.csv").write_text("user,item\na,b\n")
+    code, _, err = cmr("data", "add", tmp_path / "de.csv", "--name", "shop", "--delimiter", ";;")
+    assert code == 1
+    assert "delimiter" in err
+
+
+def test_unknown_state_or_study_is_no_empty_list(cmr: Cmr, filled: Store) -> None:
+    code, _, err = cmr("runs", "--state", "foo")
+    assert code == 1
+    assert "succeeded" in err
+    code, _, err = cmr("runs", "--study", "nope")
+    assert code == 1
+    assert "cmr studies" in err
+
+
+def test_worker_for_the_cpu_takes_no_gpu(cmr: Cmr) -> None:
+    code, _, err = cmr("worker", "--device", "cpu", "--gpu", "1")
+    assert code == 1
+    assert "--device gpu" in err

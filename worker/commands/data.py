@@ -22,7 +22,8 @@ PATHS = typer.Argument(help="Files, or a folder whose files are all taken.")
 NAME = typer.Option(help="What the corpus is called: small letters, digits, dots, dashes.")
 KIND = typer.Option("--format", help="XMarket 5-core, WSDM Cup 2022, or CSV/Parquet; guessed if absent.")
 COLUMN = typer.Option(help="For tables, repeatable: ROLE=COLUMN (user, item, rating, date, market).")
-DELIMITER = typer.Option(help="For CSV files.")
+ROLES = "Roles: user, item, rating, date, market."
+DELIMITER = typer.Option(help="For CSV files; a comma if absent.")
 
 
 @app.command()
@@ -31,7 +32,7 @@ def add(
     name: Annotated[str, NAME],
     kind: Annotated[Kind | None, KIND] = None,
     column: Annotated[list[str] | None, COLUMN] = None,
-    delimiter: Annotated[str, DELIMITER] = ",",
+    delimiter: Annotated[str | None, DELIMITER] = None,
 ) -> None:
     """Read market files, check them and store them as one corpus. A corpus is taken whole or not at all."""
     from cmr_core.data.files import read_corpus
@@ -86,15 +87,20 @@ def _report(file: str, done: int, total: int) -> None:
 
 
 def _store(corpus: Corpus, origin: str) -> None:
+    from cmr_core.errors import ConflictError
     from worker.commands.opening import opened
     from worker.store.audit import LOCAL
-    from worker.store.corpora import add_corpus
+    from worker.store.corpora import add_corpus, get_corpus
 
-    digest = add_corpus(opened(), LOCAL, corpus, origin)
+    store = opened()
+    digest = add_corpus(store, LOCAL, corpus, origin)
+    there = get_corpus(store, digest).name
+    if there != corpus.name:  # who goes on with the other name could meet another corpus
+        raise ConflictError(f"These interactions are stored already, as {there!r}.", hint="Use that name.")
     typer.echo(f"Stored {corpus.name}: {len(corpus.markets)} markets, {len(corpus.items)} items, digest {digest[:12]}")
 
 
-def _layout(files: list[Path], kind: Kind | None, columns: list[str], delimiter: str) -> Layout:
+def _layout(files: list[Path], kind: Kind | None, columns: list[str], delimiter: str | None) -> Layout:
     """What the options say about the files' columns. Raises SpecError for options that make no sense."""
     from cmr_core.data.layouts import Columns, Layout, guess_layout
     from cmr_core.errors import SpecError
@@ -102,13 +108,15 @@ def _layout(files: list[Path], kind: Kind | None, columns: list[str], delimiter:
 
     if not files:
         raise SpecError("There is no data file there.", hint="Name files ending in .txt, .tsv, .csv, .parquet or .gz.")
-    if kind is None and not columns:
+    if kind is None and not columns and delimiter is None:
         return guess_layout(files[0])
     pairs = [text.partition("=") for text in columns]
     if any(not middle for _, middle, _ in pairs):
         raise SpecError("A column is mapped as ROLE=COLUMN.", hint="For example: --column user=customer_id")
-    chosen = parse(Columns, {role: column or None for role, _, column in pairs})
-    return parse(Layout, {"kind": kind or "table", "columns": chosen, "delimiter": delimiter})
+    chosen = parse(Columns, {role: column or None for role, _, column in pairs}, subject="column mapping", hint=ROLES)
+    return parse(
+        Layout, {"kind": kind or "table", "columns": chosen, "delimiter": "," if delimiter is None else delimiter}
+    )
 
 
 def _files(paths: list[Path]) -> list[Path]:

@@ -33,10 +33,11 @@ def export(
     """Write a study's methods-by-markets table: mean and deviation over seeds, with counts."""
     from cmr_core.errors import NotFoundError
     from worker.commands.opening import opened
+    from worker.commands.runs import find_study
     from worker.commands.table import study_table, to_latex
 
     store = opened()
-    table = study_table(store, _study_id(store, study), metric)
+    table = study_table(store, find_study(store, study), metric)
     if table.empty:
         raise NotFoundError(f"No run of this study has the metric {metric!r} yet.", hint="See `cmr runs --study`.")
     text = table.to_csv(index=False) if form == "csv" else to_latex(table, metric)
@@ -60,12 +61,3 @@ def recommend(
     store = opened()
     for rank, (item, score) in enumerate(ask(store, find_run(store, run), user, n), start=1):
         typer.echo(f"{rank}\t{item}\t{score:.6g}")
-
-
-def _study_id(store: object, wanted: str) -> str:
-    from worker.store.session import Store
-    from worker.store.studies import get_study, list_studies
-
-    assert isinstance(store, Store)
-    named = [row.id for row in list_studies(store) if wanted in (row.name, row.id)]
-    return named[0] if named else get_study(store, wanted).id

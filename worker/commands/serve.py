@@ -28,12 +28,14 @@ def up() -> None:
 
 def worker(
     device: Annotated[Device, typer.Option(help="Which jobs this worker takes.")] = "cpu",
-    gpu: Annotated[int | None, typer.Option(help="Number of the GPU to use (with --device gpu).", min=0)] = None,
+    gpu: Annotated[str | None, typer.Option(help="Number or UUID of the GPU to use (with --device gpu).")] = None,
 ) -> None:
     """Start one worker in the foreground. Further machines join with this command."""
-    from cmr_core.errors import DeviceError
+    from cmr_core.errors import DeviceError, SpecError
     from worker import services
 
+    if device == "cpu" and gpu is not None:
+        raise SpecError("--gpu chooses among GPUs, and this worker is for the CPU.", hint="Add --device gpu.")
     settings = get_settings()
     name = device if gpu is None else f"{device}-{gpu}"
     environment = services.worker_environment(settings, device)
@@ -41,7 +43,7 @@ def worker(
         found = services.gpus()
         if not found:
             raise DeviceError("No GPU was found on this machine.", hint="Check nvidia-smi, or use --device cpu.")
-        chosen = found[0] if gpu is None else str(gpu)
+        chosen = found[0] if gpu is None else gpu
         environment |= {"CMR_WORKER_GPU": chosen, "CUDA_VISIBLE_DEVICES": chosen}
     command = services.worker_command(device, f"{name}-{os.getpid()}")
     os.chdir(services.ROOT)

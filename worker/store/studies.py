@@ -148,7 +148,7 @@ def get_study(store: Store, study_id: str) -> StudyRow:
     with store.read() as session:
         row = session.get(StudyRow, study_id.replace("\0", "")[:64])
     if row is None:
-        raise NotFoundError(f"There is no study {study_id[:64]!r}.", hint="The list of studies shows those there are.")
+        raise NotFoundError(f"There is no study {study_id[:64]!r}.", hint="See the page Overview, or `cmr studies`.")
     return row
 
 

@@ -32,6 +32,7 @@ def read_study(data: bytes) -> StudySpec:
         # aliases are what makes a small file expand to a huge one
         if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
             raise SpecError("The file uses YAML aliases (*name).", hint="Write the values out.")
+        _no_key_twice(yaml.compose(text, Loader=yaml.SafeLoader))
         body = yaml.safe_load(text)
     except UnicodeDecodeError:
         raise SpecError("The file is not UTF-8 text.", hint="Save the study as UTF-8.") from None
@@ -45,3 +46,17 @@ def read_study(data: bytes) -> StudySpec:
         return parse(StudySpec, body)
     except SpecError as error:
         raise SpecError(str(error), hint=error.hint or _EXAMPLE) from None
+
+
+def _no_key_twice(node: yaml.Node | None) -> None:
+    # YAML lets the last of two equal keys win without a word
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        double = sorted({name for name in names if names.count(name) > 1})
+        if double:
+            raise SpecError(f"The key {double[0]!r} stands twice in one place.", hint="Keep one of them.")
+        for _, value in node.value:
+            _no_key_twice(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _no_key_twice(item)
