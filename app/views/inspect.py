@@ -113,7 +113,7 @@ def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
     st.markdown(f"**{frame.literal(name)}**")
     rows = [
         {
-            "#": i.rank,
+            "Rank": i.rank,
             "Item": frame.literal(i.item_id),
             "Hit": "✔" if i.hit else "",
             "Because": frame.literal(inspection.reason(i.why, ids)),
