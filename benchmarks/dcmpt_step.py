@@ -3,7 +3,7 @@
     python benchmarks/dcmpt_step.py [--data FILE ...] [--target uk] [--repeats 30]
 
 Leave-one-out (latest), other markets as sources; without files: synthetic markets. Three ways to propagate, same
-losses, same draws:
+losses, same draws, steps of 512 users (the default) and of 16 (the paper's batch):
   ours        N x M attention, symmetric gradient (what the product runs)
   naive       all N x D features, symmetric gradient
   stock       all N x D features, torch's own sparse product and gradient
@@ -41,6 +41,7 @@ from cmr_core.training.checkpoint import adam
 from cmr_core.training.monitor import QuietMonitor, Recorder
 
 STEPS = 20
+PAPER_USERS = 16
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ def median_ms(call: Callable[[], object], repeats: int) -> float:
     return round(1000 * statistics.median(times), 2)
 
 
-def measure(way: Adaptation, repeats: int) -> tuple[dict[str, float], list[float]]:
+def measure(way: Adaptation, n_users: int, repeats: int) -> tuple[dict[str, float], list[float]]:
     """Times of the propagation and of a step; and the losses of the first steps."""
     generator = torch.Generator().manual_seed(0)
     model = adam(way.student.initial(generator), 1e-3, generator)
-    users = way.users[:512]
+    users = way.users[:n_users]
     curve = [
         float(way.step(users, model.parameters, model.optimizer, generator)["loss"]) for _ in range(STEPS)
     ]  # fmt: skip
@@ -104,9 +105,9 @@ def measure(way: Adaptation, repeats: int) -> tuple[dict[str, float], list[float
     return {"propagation ms": median_ms(propagation, repeats), "step ms": median_ms(step, repeats)}, curve
 
 
-def compare(config: DCMPTConfig, task: Task, run: Run, repeats: int) -> dict[str, object]:
-    """All ways, side by side."""
-    found = {name: measure(way, repeats) for name, way in ways(config, task, run).items()}
+def compare(found_ways: dict[str, Adaptation], n_users: int, repeats: int) -> dict[str, object]:
+    """All ways, side by side, on steps of so many users."""
+    found = {name: measure(way, n_users, repeats) for name, way in found_ways.items()}
     times: dict[str, dict[str, float]] = {name: time for name, (time, _) in found.items()}
     curves = [curve for _, curve in found.values()]
     gap = max(abs(a - b) for curve in curves for a, b in zip(curve, curves[0], strict=True))
@@ -156,9 +157,9 @@ def main() -> None:
     result["backbone seconds"] = round(time.perf_counter() - start, 1)
     result["whole adaptation"] = whole(config, split, task, run)
     for graph in ("target", "combined"):
-        result[f"{graph} graph"] = compare(
-            config.model_copy(update={"student_graph": graph}), task, run, arguments.repeats
-        )
+        found = ways(config.model_copy(update={"student_graph": graph}), task, run)
+        for n_users in (config.users_per_step, PAPER_USERS):
+            result[f"{graph} graph, {n_users} users a step"] = compare(found, n_users, arguments.repeats)
     print(json.dumps(result, indent=2))
 
 
