@@ -70,7 +70,8 @@ def launch(page: playwright.Page, method: str, market: str) -> None:
 
 def test_a_deep_link_is_the_first_thing_that_anybody_opens(page: playwright.Page) -> None:
     page.goto("/markets")
-    expect(page.get_by_role("heading", name="Leak audit")).to_be_visible()
+    # the dashboard has only just started, and imports what the page needs
+    expect(page.get_by_role("heading", name="Leak audit")).to_be_visible(timeout=90_000)
     expect(page.get_by_role("link", name="Compare")).to_be_visible()
 
 
@@ -102,7 +103,7 @@ def test_launch_watch_compare_inspect(page: playwright.Page, house: House) -> No
         page.locator('[data-title^="Download plot"]').first.click()
     assert taken.value.suggested_filename.endswith(".png")
 
-    page.get_by_role("link", name="Inspect").click()
+    page.get_by_role("link", name="Inspect single users").click()
     expect(page.get_by_text("The parts add up to the score exactly.")).to_be_visible()
     expect(page.get_by_role("heading", name="Has had")).to_be_visible()
 
