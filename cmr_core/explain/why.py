@@ -69,8 +69,9 @@ def _factors(recommender: Factors, history: IntArray, user: int, item: int) -> E
     if recommender.user_base is None or recommender.item_message is None:
         parts = [Part("rest", personal)] if personal else []
     else:
-        values = recommender.item_message[history] @ vector / np.sqrt(max(len(history), 1))
-        parts = [*_history_parts(history, values), Part("own", float(recommender.user_base[user] @ vector))]
+        seen = vector if recommender.user_scale is None else vector * recommender.user_scale[user]
+        values = recommender.item_message[history] @ seen / np.sqrt(max(len(history), 1))
+        parts = [*_history_parts(history, values), Part("own", float(recommender.user_base[user] @ seen))]
     return _explanation(parts + _bias_parts(recommender.bias, item), _prompt(recommender, personal, user, item))
 
 

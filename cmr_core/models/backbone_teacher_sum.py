@@ -54,14 +54,22 @@ def standardised_sum(parts: list[Factors], parameters: ParameterCount, details: 
 
     With item vectors centred, s(u, i) - mean(s(u, .)) = user[u] · item[i], and the variance is user[u]' C user[u]
     for the items' covariance C. So each part's users are divided by their deviation and the parts stand side by
-    side. A part that scores all items alike for a user adds nothing for that user. O((users + items) D^2).
+    side. A part that scores all items alike for a user adds nothing for that user. The deviations become
+    `user_scale`, so that the sum is explained as exactly as its parts. O((users + items) D^2).
     """
     items = [part.item.astype(np.float64) - part.item.mean(0, dtype=np.float64) for part in parts]
     scales = [_one_over_deviation(part.user, item) for part, item in zip(parts, items, strict=True)]
+    explained = [(part.user_base, part.item_message) for part in parts]
+    bases = [base for base, _ in explained if base is not None]
+    messages = [message for _, message in explained if message is not None]
+    complete = len(bases) == len(messages) == len(parts)
     return Factors(
         parameters,
         user=_side_by_side([part.user * scale for part, scale in zip(parts, scales, strict=True)]),
         item=_side_by_side(items),
+        user_base=_side_by_side(bases) if complete else None,
+        item_message=_side_by_side(messages) if complete else None,
+        user_scale=_side_by_side([np.broadcast_to(s, p.user.shape) for p, s in zip(parts, scales, strict=True)]),
         details=details,
     )
 

@@ -17,8 +17,8 @@ class Factors:
     """Scores are inner products: s(u, i) = user[u] · item[i] + bias[i].
 
     The optional arrays make an exact explanation possible (explain/why.py). Where given,
-    `user[u] = user_base[u] + Σ_{j in train(u)} item_message[j] / sqrt(d_u)`, d_u the user's degree, and
-    `user_plain`, `item_plain` are the vectors without prompts.
+    `user[u] = user_scale[u] * (user_base[u] + Σ_{j in train(u)} item_message[j] / sqrt(d_u))`, d_u the user's degree
+    and the scale 1 where absent; `user_plain`, `item_plain` are the vectors without prompts.
     """
 
     parameters: ParameterCount
@@ -27,6 +27,7 @@ class Factors:
     bias: FloatArray | None = None  # (n_items,)
     user_base: FloatArray | None = None  # (n_users, D)
     item_message: FloatArray | None = None  # (n_items, D)
+    user_scale: FloatArray | None = None  # (n_users, D)
     user_plain: FloatArray | None = None  # (n_users, D)
     item_plain: FloatArray | None = None  # (n_items, D)
     details: Mapping[str, float | str] = field(default_factory=dict)

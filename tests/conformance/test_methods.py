@@ -139,6 +139,7 @@ def test_reasons_add_up_to_the_score(info: MethodInfo, fits: Fits) -> None:
         why = explain(fitted, train, user, item)
         assert why.total == pytest.approx(scores[user, item], rel=1e-4, abs=1e-5)
         assert why.total == pytest.approx(sum(part.value for part in why.parts))
+        assert why.exact, "every method of one of the linear shapes can say which history items count"
 
 
 @pytest.mark.parametrize("info", ALONE, ids=lambda info: info.name)
