@@ -27,9 +27,9 @@ class Factors:
     bias: FloatArray | None = None  # (n_items,)
     user_base: FloatArray | None = None  # (n_users, D)
     item_message: FloatArray | None = None  # (n_items, D)
-    user_scale: FloatArray | None = None  # (n_users, D)
     user_plain: FloatArray | None = None  # (n_users, D)
     item_plain: FloatArray | None = None  # (n_items, D)
+    user_scale: FloatArray | None = None  # (n_users, D)
     details: Mapping[str, float | str] = field(default_factory=dict)
 
     def score(self, users: IntArray) -> FloatArray:

@@ -49,6 +49,22 @@ def test_factors_by_hand() -> None:
     assert why.exact
 
 
+def test_a_scale_per_user_scales_every_part() -> None:
+    """Vector 3 * (2 + 4 / sqrt 1) = 18 against an item at 0.5."""
+    fitted = Factors(
+        COUNT,
+        user=np.array([[18.0]]),
+        item=np.array([[0.5], [1.0]]),
+        user_base=np.array([[2.0]]),
+        item_message=np.array([[9.0], [4.0]]),
+        user_scale=np.array([[3.0]]),
+    )
+    why = explain(fitted, pairs([[1]]), user=0, item=0)
+    assert [(part.kind, part.value) for part in why.parts] == [("history", 6.0), ("own", 3.0)]
+    assert why.total == fitted.score(np.array([0]))[0, 0] == 9.0
+    assert why.exact
+
+
 def test_vectors_without_a_decomposition_say_so() -> None:
     fitted = Factors(COUNT, np.array([[2.0]]), np.array([[1.0], [3.0]]), np.array([0.0, 0.5]))
     why = explain(fitted, pairs([[0]]), user=0, item=1)
