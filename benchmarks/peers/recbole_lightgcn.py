@@ -46,6 +46,7 @@ def given(arrays: dict[str, np.ndarray], model: LightGCN, dataset: Dataset, job:
 def main(folder: Path) -> None:
     """Write the interactions as RecBole wants them, train, and bring its vectors back into our order."""
     torch.set_num_threads(1)
+    os.chdir(folder)  # RecBole writes its logs into the working folder
     job, pairs = json.loads((folder / "job.json").read_text()), np.load(folder / "pairs.npz")
     (folder / "all").mkdir()
     lines = ["user_id:token\titem_id:token"]
@@ -94,4 +95,4 @@ def main(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]).resolve())
