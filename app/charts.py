@@ -40,20 +40,27 @@ def palette(labels: Mapping[str, str], colors: Mapping[str, str]) -> dict[str, s
 
 
 def curves(points: pd.DataFrame) -> go.Figure:
-    """Training curves: losses on the left, everything else on the right with its best point starred."""
-    losses = points["name"].str.contains("loss") | points["name"].isin(LOSSES)
-    sides = [side for side in (points[losses], points[~losses]) if len(side)]
-    titles = [("Loss" if side is sides[0] and losses.any() else "Validation") for side in sides]
-    figure = make_subplots(cols=len(sides), subplot_titles=titles, horizontal_spacing=0.08)
-    for column, (side, title) in enumerate(zip(sides, titles, strict=True), start=1):
-        for at, ((stage, name), line) in enumerate(side.groupby(["stage", "name"], sort=False)):
-            color, label = SERIES[at % len(SERIES)], f"{stage}: {name}"
-            style = {"color": color, "width": 2}
+    """Training curves in panels by what they measure; the best validation value of each stage is starred."""
+    kinds = points["name"].map(_panel)
+    panels = [title for title in ("Loss", "Validation", "Source weights", "Diagnostics") if title in set(kinds)]
+    figure = make_subplots(cols=len(panels), subplot_titles=panels, horizontal_spacing=0.06)
+    for column, title in enumerate(panels, start=1):
+        for at, ((stage, name), line) in enumerate(points[kinds == title].groupby(["stage", "name"], sort=False)):
+            label = f"{stage}: {str(name).removeprefix('weight:')}"
+            style = {"color": SERIES[at % len(SERIES)], "width": 2}
             figure.add_scatter(x=line["step"], y=line["value"], name=label, line=style, mode="lines", col=column, row=1)
             if title == "Validation":
                 figure.add_trace(_best(line, label), col=column, row=1)
     figure.update_xaxes(title_text="epoch")
     return _finish(figure, 340)
+
+
+def _panel(name: str) -> str:
+    if "loss" in name or name in LOSSES:
+        return "Loss"
+    if name.startswith("weight:"):
+        return "Source weights"
+    return "Validation" if name.startswith("valid") else "Diagnostics"
 
 
 def bars(cells: pd.DataFrame, dots: pd.DataFrame, colors: Mapping[str, str], title: str) -> go.Figure:

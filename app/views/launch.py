@@ -123,8 +123,8 @@ def _price(store: Store, spec: StudySpec | CmrError) -> None:
     right.metric("Computing time", ("≈ " + words.duration(cost.seconds)) if new else "none")
     st.caption(
         f"{words.plural(cost.runs, 'run')} in all, {words.count(cost.reused)} of them there already. The time is for "
-        "one "
-        f"worker; {words.count(cost.known)} of the new runs are judged by earlier ones, the others at a minute each."
+        f"one worker; it is known from earlier runs for {words.count(cost.known)} of the new ones and taken as a "
+        "minute for each of the others."
     )
     may = auth.allowed("launch")
     if st.button("Launch", type="primary", disabled=not may, width="stretch", key="launch"):

@@ -130,10 +130,17 @@ def _results(store: Store, run: RunRow) -> None:
     left, right = st.columns(2, gap="large")
     left.dataframe(wide, hide_index=True, height=360)
     table = groups.pivot_table(index=["slice", "n"], columns="name", values="value").reset_index()
+    table = table.sort_values("slice", key=lambda names: names.map(_group_order), ignore_index=True)
     shown = [name for name in ("slice", "n", "ndcg@10", "recall@10", "hit@10", "mrr@10") if name in table]
     names = {"slice": "Group", "n": "N"} | {name: words.metric(name) for name in shown[2:]}
     right.dataframe(table[shown].rename(columns=names), hide_index=True)
     st.download_button("All metrics as CSV", exports.csv(metrics), f"metrics-{run.id[:8]}.csv", "text/csv")
+
+
+def _group_order(name: str) -> tuple[str, int]:
+    """Kind, then the fewest interactions: `item:5-19` before `item:20+`."""
+    kind, _, bounds = name.partition(":")
+    return kind, int(bounds.partition("-")[0].rstrip("+"))
 
 
 def _settings(run: RunRow, spec: JobSpec) -> None:

@@ -48,7 +48,7 @@ class FinetuneConfig(BackboneConfig):
     "finetune",
     label="Backbone, fine-tuned",
     family="cross-market",
-    color="#e45756",
+    color="#f58518",
     config=FinetuneConfig,
 )
 class Finetune:
