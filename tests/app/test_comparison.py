@@ -211,11 +211,9 @@ def test_bars_have_intervals_and_a_dot_per_seed(table: Comparison) -> None:
 
 
 def test_best_epoch_is_starred() -> None:
-    points = pd.DataFrame(
-        [("fit", step, name, value) for name, values in (("loss", (3, 2, 1)), ("valid", (0.1, 0.3, 0.2)), ("weight:ca", (1, 2, 3)), ("norm", (1, 5, 2)))
-         for step, value in enumerate(values)],
-        columns=["stage", "step", "name", "value"],
-    )  # fmt: skip
+    values = {"loss": (3, 2, 1), "valid": (0.1, 0.3, 0.2), "weight:ca": (1, 2, 3), "norm": (1, 5, 2)}
+    rows = [("fit", step, name, value) for name, line in values.items() for step, value in enumerate(line)]
+    points = pd.DataFrame(rows, columns=["stage", "step", "name", "value"])
     figure = charts.curves(points)
     stars = [trace for trace in figure.data if trace.marker.symbol == "star"]
     assert [(star.x[0], star.y[0]) for star in stars] == [(1, 0.3)]
