@@ -115,7 +115,9 @@ def test_progress_is_seen_and_cancel_stops(page: playwright.Page, house: House) 
     choose(page, "Methods", "LightGCN, target only")
     choose(page, "Target markets", "uk")
     page.get_by_text("LightGCN, target only", exact=True).last.click()
-    for label, value in (("Teacher epochs", "5000"), ("Teacher patience", "1000"), ("Teacher eval every", "1")):
+    # long enough for a fast machine too: thousands of epochs of many small steps
+    long = {"Teacher epochs": "5000", "Teacher patience": "1000", "Teacher eval every": "1", "Teacher batch": "16"}
+    for label, value in long.items():
         field = page.get_by_label(label, exact=True)
         field.fill(value)
         field.press("Enter")

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 
 import pytest
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from cmr_core.spec import EvalSpec, JobSpec
 from tests.worker.conftest import ANALYST
@@ -58,7 +58,10 @@ def test_every_forgotten_run_is_sent_once_the_broker_is_back(store: Store, diges
     assert sweep(store, broker.send, broker.waiting).sent == 0
     broker.away = False
     assert sweep(store, broker.send, broker.waiting).sent == 100
-    assert broker.sent == ids  # oldest first
+    assert sorted(broker.sent) == sorted(ids)
+    with store.read() as session:
+        made = dict(session.execute(select(RunRow.id, RunRow.created_at)).all())
+    assert [made[run] for run in broker.sent] == sorted(made.values())  # oldest first
     assert sweep(store, broker.send, broker.waiting).sent == 0
 
 
