@@ -70,7 +70,9 @@ def _polynomial(x: torch.Tensor, matrix: torch.Tensor, power: int, mean: bool) -
     for _ in range(power):
         # The mean as x + A (x + A (x + ...)): the sum is made inside the product, without a pass of its own.
         layer = torch.addmm(x, matrix, layer) if mean else matrix @ layer
-    return layer / (power + 1) if mean else layer
+    if not mean:
+        return layer
+    return layer.div_(power + 1) if power else layer.clone()  # in place, unless it is the caller's own
 
 
 def build_graph(user: IntArray, item: IntArray, n_nodes: int, device: str | torch.device) -> Graph:
