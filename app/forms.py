@@ -55,7 +55,10 @@ def study_yaml(spec: StudySpec) -> str:
     """The study as a file for `cmr launch`; only what departs from the defaults is written."""
     body = spec.model_dump(mode="json", exclude_defaults=True)
     head = {"schema_version": spec.schema_version, "name": spec.name, "corpus": spec.corpus}
-    return yaml.safe_dump(head | body, sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(head | body, sort_keys=False, allow_unicode=True)
+    if any(mark in text for mark in "\x85\u2028\u2029"):  # YAML would read these line ends back as spaces
+        text = yaml.safe_dump(head | body, sort_keys=False)
+    return text
 
 
 def _field(name: str, info: FieldInfo) -> Field:

@@ -82,6 +82,13 @@ def test_study_file_comes_back_equal(spec: StudySpec) -> None:
     assert read_study(study_yaml(spec).encode()) == spec
 
 
+@pytest.mark.parametrize("mark", ["\x85", "\u2028", "\u2029", "ü", "\ufeff", "a\x85b"])
+def test_study_file_keeps_unusual_characters(mark: str) -> None:
+    choice = MethodChoice(method="ease", settings={"a": mark})
+    spec = StudySpec(name="n", corpus="c", methods=(choice,), note=f"x{mark}y")
+    assert read_study(study_yaml(spec).encode()) == spec
+
+
 @pytest.mark.parametrize(
     ("data", "told"),
     [
