@@ -25,6 +25,18 @@ Scalar = bool | int | float | str
 SplitKind = Literal["ratio", "leave-one-out", "temporal", "events"]
 CandidateKind = Literal["catalogue", "sampled-market", "sampled-global", "given"]
 Device = Literal["cpu", "gpu"]
+SourceSet = Literal["all", "without-one", "only-one"]
+FigureKind = Literal[
+    "table",
+    "ablation",
+    "sensitivity",
+    "efficiency",
+    "sparse-and-rich",
+    "item-groups",
+    "embedding",
+    "attention",
+    "market-transfer",
+]
 
 
 class Frozen(BaseModel):
@@ -257,6 +269,12 @@ class StudySpec(Frozen):
     protocols: tuple[Protocol, ...] = Field((Protocol(),), min_length=1, max_length=10)
     seeds: tuple[int, ...] = Field((0,), min_length=1, max_length=20)
     budget: Budget = Budget()
+    source_sets: tuple[SourceSet, ...] = Field(
+        ("all",), min_length=1, description="Which sources a run gets: all named, all but one in turn, one in turn"
+    )
+    title: str = Field("", max_length=120, description="What the study asks, in words; its name where absent")
+    paper: str = Field("", max_length=80, description="The published table that its numbers stand beside")
+    figures: tuple[FigureKind, ...] = Field(("table",), min_length=1, description="What its page shows, in order")
     note: str = Field("", max_length=2000)
 
     @field_validator("seeds")
