@@ -100,11 +100,11 @@ def store(settings: Settings) -> Iterator[Store]:
     opened.close()
 
 
-def tiny_corpus(name: str = "tiny", shift: int = 0, dated: bool = True) -> Corpus:
-    """Three markets of eight users with five of ten items each; on one day each if dated."""
+def tiny_corpus(name: str = "tiny", shift: int = 0, dated: bool = True, more: tuple[str, ...] = ()) -> Corpus:
+    """Markets de, jp, uk (and `more`) of eight users with five of ten items each; on one day each if dated."""
     items = np.array([f"i{n:02d}" for n in range(10)], dtype=object)
     markets = {}
-    for offset, market in enumerate(("de", "jp", "uk")):
+    for offset, market in enumerate(("de", "jp", "uk", *more)):
         user = np.repeat(np.arange(8), 5).astype(np.int32)
         item = np.array([(u * 3 + k + offset + shift) % 10 for u in range(8) for k in range(5)], dtype=np.int32)
         day = np.tile(np.arange(5), 8).astype(np.int32) if dated else np.full(40, -1, dtype=np.int32)

@@ -64,6 +64,40 @@ def test_methods_without_sources_are_the_same_whatever_sources_are_named(store: 
     assert one[0].fingerprint() == other[0].fingerprint()
 
 
+def source_sets(store: Store, *kinds: str, **changes: Any) -> list[tuple[str, tuple[str, ...]]]:
+    spec = study(methods=[{"method": "itemknn-weighted"}], source_sets=list(kinds), **changes)
+    return [(job.target, job.sources) for job in expand(spec, get_corpus(store, "tiny"))]
+
+
+def test_sources_are_left_out_or_taken_in_turn(store: Store, digest: str) -> None:
+    add_corpus(store, ANALYST, tiny_corpus("wide", shift=1, more=("br",)), "made by a test")
+    wide = {"corpus": "wide", "targets": ["uk"]}
+    spec = study(methods=[{"method": "ease-weighted"}], source_sets=["without-one"], **wide)
+    jobs = expand(spec, get_corpus(store, "wide"))
+    assert {job.sources for job in jobs} == {("de", "jp"), ("br", "jp"), ("br", "de")}
+    spec = study(methods=[{"method": "ease-weighted"}], source_sets=["all", "without-one", "only-one"], **wide)
+    jobs = expand(spec, get_corpus(store, "wide"))
+    assert [len(job.sources) for job in jobs] == [3, 2, 2, 2, 1, 1, 1]
+    assert len({job.fingerprint() for job in jobs}) == len(jobs) == 7
+
+
+def test_each_choice_of_sources_is_made_once(store: Store, digest: str) -> None:
+    # of two sources, leaving one out is taking the other
+    assert source_sets(store, "without-one", "only-one", targets=["uk"]) == [("uk", ("jp",)), ("uk", ("de",))]
+    assert source_sets(store, "all", "only-one", targets=["uk"], sources=["jp"]) == [("uk", ("jp",))]
+    assert source_sets(store, "all", "without-one", targets=["uk"], sources=["jp"]) == [("uk", ("jp",))]
+
+
+def test_methods_without_sources_run_once_whatever_sets_are_asked_for(store: Store, digest: str) -> None:
+    spec = study(targets=["uk"], methods=[{"method": "ease"}], source_sets=["without-one", "only-one"])
+    assert [job.sources for job in expand(spec, get_corpus(store, "tiny"))] == [()]
+
+
+def test_leaving_out_the_only_source_is_refused(store: Store, digest: str) -> None:
+    with pytest.raises(SpecError, match="one source market 'jp'"):
+        source_sets(store, "without-one", targets=["uk"], sources=["jp"])
+
+
 def test_defaults_are_written_out_so_that_saying_them_changes_nothing(store: Store, digest: str) -> None:
     row = get_corpus(store, digest)
     silent = expand(study(targets=["uk"], methods=[{"method": "lightgcn"}]), row)[0]

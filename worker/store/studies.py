@@ -69,8 +69,8 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
     configurations = [found for choice in spec.methods for found in _configurations(choice)]
     jobs: dict[str, Labelled] = {}
     for (info, label, settings), protocol, target in itertools.product(configurations, spec.protocols, targets):
-        sources = _sources(spec, info, corpus, target)
-        for seed in spec.seeds[:1] if info.deterministic else spec.seeds:
+        chosen = _source_sets(spec, info, corpus, target)
+        for sources, seed in itertools.product(chosen, spec.seeds[:1] if info.deterministic else spec.seeds):
             job = JobSpec(
                 corpus=corpus.digest,
                 target=target,
@@ -193,9 +193,27 @@ def _targets(spec: StudySpec, corpus: CorpusRow) -> list[str]:
     return list(spec.targets) or markets
 
 
-def _sources(spec: StudySpec, info: MethodInfo, corpus: CorpusRow, target: str) -> tuple[str, ...]:
+def _source_sets(spec: StudySpec, info: MethodInfo, corpus: CorpusRow, target: str) -> list[tuple[str, ...]]:
+    """The sources of each run, every choice once; a method without sources has one choice: none."""
     if not info.uses_sources:
-        return ()
+        return [()]
+    named = _sources(spec, info, corpus, target)
+    sets = {
+        "all": [named],
+        # of a single source, nothing would be left
+        "without-one": [tuple(s for s in named if s != left_out) for left_out in named if len(named) > 1],
+        "only-one": [(source,) for source in named],
+    }
+    chosen = [sources for kind in spec.source_sets for sources in sets[kind]]
+    if not chosen:
+        raise SpecError(
+            f"{target!r} has the one source market {named[0]!r}, and the study leaves one out in turn.",
+            hint="Name more source markets, or add all or only-one to source_sets.",
+        )
+    return list({frozenset(sources): sources for sources in chosen}.values())
+
+
+def _sources(spec: StudySpec, info: MethodInfo, corpus: CorpusRow, target: str) -> tuple[str, ...]:
     # with several targets a source may be one of them: it is a source for the others only
     named = market_names(corpus) if spec.sources is None else spec.sources
     sources = tuple(name for name in named if name != target)
