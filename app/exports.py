@@ -10,25 +10,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from cmr_core.evaluation.latex import latex
+
 _FORMULA = ("=", "+", "-", "@", "\t")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "±": r"$\pm$",
-    "·": r"$\cdot$",
-    "≥": r"$\geq$",
-    "—": "---",
-    "▲": r"$\uparrow$",
-    "▼": r"$\downarrow$",
-}
 
 
 def csv(table: pd.DataFrame, notes: Sequence[str] = ()) -> bytes:
@@ -36,11 +20,6 @@ def csv(table: pd.DataFrame, notes: Sequence[str] = ()) -> bytes:
     safe = table.rename(columns=_defuse).map(_defuse)
     head = "".join(f"# {' '.join(note.split())}\n" for note in notes)
     return (head + safe.to_csv(index=False)).encode()
-
-
-def latex(text: str) -> str:
-    """The text with every character that LaTeX would interpret escaped."""
-    return "".join(_LATEX.get(sign, sign) for sign in re.sub(r"\s+", " ", text))
 
 
 def booktabs(columns: Sequence[str], rows: Sequence[Sequence[str]], *, caption: str, notes: Sequence[str] = ()) -> str:

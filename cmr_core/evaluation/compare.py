@@ -140,17 +140,6 @@ def bootstrap(values: FloatArray, *, level: float = 0.95, resamples: int = RESAM
     return [Interval(float(m), float(a), float(b), n) for m, a, b in zip(values.mean(axis=0), low, high, strict=True)]
 
 
-def mean_interval(runs: Sequence[float], *, level: float = 0.95) -> Interval:
-    """Mean over seeds with Student's t interval; one seed has no interval. Raises SpecError where there is none."""
-    x = np.asarray(runs, dtype=float)
-    if not len(x):
-        raise SpecError("There is no run to average.", hint="Choose at least one succeeded run.")
-    if len(x) == 1:
-        return Interval(float(x[0]), float("nan"), float("nan"), 1)
-    half = float(stats.t.ppf((1 + level) / 2, len(x) - 1) * x.std(ddof=1) / np.sqrt(len(x)))
-    return Interval(float(x.mean()), float(x.mean()) - half, float(x.mean()) + half, len(x))
-
-
 def _aligned(columns: dict[str, pd.Series] | dict[int, pd.Series]) -> pd.DataFrame:
     first = next(iter(columns.values())).sort_index().index
     if any(not series.sort_index().index.equals(first) for series in columns.values()):

@@ -38,22 +38,6 @@ def test_notes_cannot_break_out_of_their_line() -> None:
     assert table == "# NDCG@10 =cmd\nx\n1\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "tex"),
-    [
-        ("50 % & more", r"50 \% \& more"),
-        ("a_b#c$d", r"a\_b\#c\$d"),
-        ("{x}", r"\{x\}"),
-        ("~^\\", r"\textasciitilde{}\textasciicircum{}\textbackslash{}"),
-        ("0.1 ± 0.2", r"0.1 $\pm$ 0.2"),
-        (r"\input{/etc/passwd}", r"\textbackslash{}input\{/etc/passwd\}"),
-        ("a\n\nb", "a b"),
-    ],
-)
-def test_latex_is_escaped(text: str, tex: str) -> None:
-    assert exports.latex(text) == tex
-
-
 def test_booktabs() -> None:
     rows = [["EASE & co", "**0.5 ± 0.1** ▲", "__0.4__"], ["LightGCN", "—", "0.1_2"]]
     table = exports.booktabs(["", "de", "jp"], rows, caption="NDCG@10, 80 %", notes=["N 85\n\\evil"])

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cmr_core.errors import SpecError
-from cmr_core.evaluation.compare import adjust, against, bootstrap, holm, mean_interval, over_seeds, paired
+from cmr_core.evaluation.compare import adjust, against, bootstrap, holm, over_seeds, paired
 
 
 def series(values: list[float], users: list[int] | None = None) -> pd.Series:
@@ -118,18 +118,6 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says() -> None:
     intervals = bootstrap(rng.exponential(1.0, (80, 400)), resamples=2000)
     covered = np.mean([i.low <= 1.0 <= i.high for i in intervals])
     assert 0.88 < covered < 0.98
-
-
-def test_mean_over_seeds_with_students_interval() -> None:
-    runs = [0.1, 0.2, 0.4]
-    found = mean_interval(runs)
-    low, high = stats.t.interval(0.95, 2, loc=np.mean(runs), scale=stats.sem(runs))
-    assert (found.mean, found.low, found.high) == pytest.approx((np.mean(runs), low, high))
-    one = mean_interval([0.3])
-    assert one.mean == 0.3
-    assert math.isnan(one.low)
-    with pytest.raises(SpecError):
-        mean_interval([])
 
 
 def test_seeds_are_averaged_per_user_and_not_counted_as_users() -> None:

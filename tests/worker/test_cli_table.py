@@ -7,7 +7,7 @@ import math
 import pytest
 
 from cmr_core.spec import JobSpec, SplitSpec
-from worker.commands.table import COLUMNS, escape, run_metrics, study_table, to_latex
+from worker.commands.table import COLUMNS, run_metrics, study_table, to_latex
 from worker.store.audit import LOCAL
 from worker.store.clock import now
 from worker.store.runs import find_or_create
@@ -24,11 +24,12 @@ class Study:
             session.add(StudyRow(id="s", name="made-up", spec={}, created_at=now(), created_by="ann"))
 
     def run(
-        self, label: str, target: str, seed: int, value: float, *, state: str = "succeeded", split: str = "ratio"
-    ) -> str:
+        self, label: str, target: str, seed: int, value: float, *, state: str = "succeeded", split: str = "ratio",
+        sources: tuple[str, ...] = (),
+    ) -> str:  # fmt: skip
         method = label.lower().replace(" ", "-").replace("%", "").replace("_", "-")
         kind = SplitSpec.model_validate({"kind": split})
-        job = JobSpec(corpus=self.digest, target=target, method=method, seed=seed, split=kind)
+        job = JobSpec(corpus=self.digest, target=target, sources=sources, method=method, seed=seed, split=kind)
         with self.store.begin() as session:
             row, _ = find_or_create(session, self.store, LOCAL, job, label)
             row.state = state
@@ -63,6 +64,15 @@ def test_row_is_a_configuration_and_seeds_are_inside_it(study: Study) -> None:
     assert math.isnan(second["std"])
 
 
+def test_runs_from_other_sources_are_no_further_seeds(study: Study) -> None:
+    study.run("KNN", "de", 0, 0.2, sources=("jp", "uk"))
+    study.run("KNN", "de", 0, 0.4, sources=("jp",))
+    study.run("KNN", "de", 0, 0.6, sources=("uk",))
+    table = study_table(study.store, "s", "ndcg@10").set_index("method")
+    assert dict(table["mean"]) == {"KNN": 0.2, "KNN, from jp": 0.4, "KNN, from uk": 0.6}
+    assert set(table["seeds"]) == {1}
+
+
 def test_other_studies_and_unknown_metrics_give_nothing(study: Study) -> None:
     study.run("EASE", "de", 0, 0.2)
     assert study_table(study.store, "another", "ndcg@10").empty
@@ -88,12 +98,6 @@ def test_latex_shows_the_deviation_of_several_seeds(study: Study) -> None:
     text = to_latex(study_table(study.store, "s", "ndcg@10"), "ndcg@10")
     assert r"\textbf{0.3000 $\pm$ 0.1414}" in text
     assert "up to 2 seeds, 6 users" in text
-
-
-def test_latex_takes_no_commands_from_names() -> None:
-    assert escape(r"a_b & 5% of #1 {x} ~^ $ \input") == (
-        r"a\_b \& 5\% of \#1 \{x\} \textasciitilde{}\textasciicircum{} \$ \textbackslash{}input"
-    )
 
 
 def test_metrics_of_a_run_are_those_of_all_test_users(study: Study) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cmr_core.errors import NotFoundError, SpecError
-from cmr_core.spec import JobSpec, MethodChoice, Protocol, Scalar, StudySpec, parse
+from cmr_core.spec import JobSpec, MethodChoice, Protocol, Scalar, SourceSet, StudySpec, parse
 from worker.store.audit import Actor, record, require
 from worker.store.clock import now
 from worker.store.corpora import dated_markets, find_corpus, get_corpus, market_names
@@ -198,7 +198,7 @@ def _source_sets(spec: StudySpec, info: MethodInfo, corpus: CorpusRow, target: s
     if not info.uses_sources:
         return [()]
     named = _sources(spec, info, corpus, target)
-    sets = {
+    sets: dict[SourceSet, list[tuple[str, ...]]] = {
         "all": [named],
         # of a single source, nothing would be left
         "without-one": [tuple(s for s in named if s != left_out) for left_out in named if len(named) > 1],
