@@ -19,7 +19,7 @@ from cmr_core.data.sampling import Candidates, Part, sample_candidates
 from cmr_core.data.split import MarketSplit, Split, make_split
 from cmr_core.errors import Cancelled, DataError, DeviceError, SpecError
 from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
-from cmr_core.interfaces import Monitor, Progress, Recommender, Run
+from cmr_core.interfaces import ListScoring, Monitor, Progress, Recommender, Run
 from cmr_core.models.registry import MethodInfo, get
 from cmr_core.spec import Device, JobSpec
 from cmr_core.training.monitor import Recorder, StageTime
@@ -134,7 +134,8 @@ class _Exam:
     def take(self, recommender: Recommender, part: Part) -> Evaluation:
         # own items are those of the split, also where another test takes the place of its test part
         drawn = sample_candidates(self.split, self.spec.target, part, self.spec.evaluation, given=self.given)
-        return evaluate(recommender.score, self.market(part), part, self.spec.evaluation, drawn)
+        score = recommender if isinstance(recommender, ListScoring) else recommender.score
+        return evaluate(score, self.market(part), part, self.spec.evaluation, drawn)
 
 
 def _exam(spec: JobSpec, corpus: Corpus, split: Split, lists: Lists | None) -> _Exam:

@@ -127,6 +127,19 @@ class Recommender(Protocol):
         """The whole state, as named arrays."""
 
 
+@runtime_checkable
+class ListScoring(Protocol):
+    """Scores of single items, for methods to which a whole catalogue is dear. Where it is there, it is made use of."""
+
+    costly: bool  # scoring whole catalogues for everybody takes minutes
+
+    def __call__(self, users: IntArray) -> FloatArray:
+        """(B, n_items), as `Recommender.score`."""
+
+    def listed(self, users: IntArray, items: IntArray) -> FloatArray:
+        """(B, C) for local item codes (B, C), one row per user."""
+
+
 class Validator(Protocol):
     """Judges scores on validation rows, without showing them. Higher is better."""
 
@@ -134,8 +147,13 @@ class Validator(Protocol):
     def digest(self) -> str:
         """Names the rule (candidates, metric, seed): stages that stop on it carry it in their shared key."""
 
-    def __call__(self, market: str, score: Callable[[IntArray], FloatArray]) -> float:
-        """Selection metric of `score` on the market's validation rows; nan where it has none."""
+    def __call__(
+        self, market: str, score: Callable[[IntArray], FloatArray] | ListScoring, *, users: int | None = None
+    ) -> float:
+        """Selection metric of `score` on the market's validation rows; nan where it has none.
+
+        `users`: ask at most so many of the market's users, always the same ones; None asks everybody.
+        """
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,11 @@ from cmr_core.errors import TrainingError
 from cmr_core.evaluation.groups import ITEM_BOUNDS, USER_BOUNDS, group_names, group_of
 from cmr_core.evaluation.metrics import METRICS, beyond_accuracy, per_user
 from cmr_core.evaluation.topk import CELLS, ranks, top_k
-from cmr_core.interfaces import FloatArray, IntArray
+from cmr_core.interfaces import FloatArray, IntArray, ListScoring
 from cmr_core.spec import EvalSpec
 
 Score = Callable[[IntArray], FloatArray]
+COSTLY_LISTS = 200  # users whose top lists are made where a catalogue is dear and nobody needs it for the metrics
 WIDE = 2**31  # above every item code, so that row * WIDE + item orders pairs
 
 
@@ -46,11 +47,11 @@ class Evaluation:
     part: Part
     users: IntArray  # (n,) evaluated users, ascending: those with held-out items
     values: dict[str, FloatArray]  # e.g. "ndcg@10": (n,) float64
-    overall: dict[str, float]  # coverage@k, novelty@k, gini@k, popularity@k
+    overall: dict[str, float]  # coverage@k, novelty@k, gini@k, popularity@k; empty unless everybody has a list
     slices: list[Slice]  # groups in which there is nobody are left out
-    top_users: IntArray  # (n,) whose lists follow; the same as `users`
-    top_items: IntArray  # (n, K) int32, best first; -1 where a list is short
-    top_scores: FloatArray  # (n, K); -inf where a list is short
+    top_users: IntArray  # (t,) whose lists follow: `users`, or some of them where a method's catalogue is dear
+    top_items: IntArray  # (t, K) int32, best first; -1 where a list is short
+    top_scores: FloatArray  # (t, K); -inf where a list is short
     held_user: IntArray  # (H,) one row per held-out item, ascending by user and rank
     held_item: IntArray  # (H,)
     held_rank: IntArray  # (H,) 1-based, among the candidates
@@ -61,25 +62,38 @@ class Evaluation:
 
 
 def evaluate(
-    score: Score, market: MarketSplit, part: Part, spec: EvalSpec, candidates: Candidates | None, *, lists: int = 50
+    score: Score | ListScoring,
+    market: MarketSplit,
+    part: Part,
+    spec: EvalSpec,
+    candidates: Candidates | None,
+    *,
+    lists: int = 50,
 ) -> Evaluation:
     """Evaluate `score`, which maps local user codes (B,) to scores (B, n_items), on a part of `market`.
 
     Users without held-out rows (or, with a given list, without a row in it) are not counted. `lists` items per user
     are kept. One pass in blocks of users: O(users * items) beside the scoring; a block holds about 500,000 scores.
-    Raises TrainingError for scores of the wrong shape or not finite.
+    A costly scorer is asked about listed candidates only, where the protocol lists them; then COSTLY_LISTS users, drawn
+    with the seed, get top lists. Raises TrainingError for scores of the wrong shape or not finite.
     """
-    cases = prepare(market, part, candidates)
+    cases = shown = prepare(market, part, candidates)
     widest = max(lists, spec.cutoffs[-1])
-    rank, top, top_score = _run(score, cases, spec.seed, widest)
+    if isinstance(score, ListScoring) and score.costly and cases.listed is not None:
+        rank = _listed_ranks(score, cases, spec.seed)
+        shown = replace(cases.sample(COSTLY_LISTS, spec.seed), listed=None)
+        _, top, top_score = _run(score, shown, spec.seed, widest)
+    else:
+        rank, top, top_score = _run(score, cases, spec.seed, widest)
     values = per_user(cases.held_row, rank, len(cases.users), spec.cutoffs)
-    overall = beyond_accuracy(top, _train_users(market), market.n_users, spec.cutoffs)
+    everybody = len(shown.users) == len(cases.users)
+    overall = beyond_accuracy(top, _train_users(market), market.n_users, spec.cutoffs) if everybody else {}
     order = np.lexsort((rank, cases.held_row))
     held_user = cases.users[cases.held_row[order]]
     kept = (top[:, :lists], top_score[:, :lists])
     held = (held_user, cases.held_item[order], rank[order])
     slices = _slices(market, cases, rank, values, spec)
-    return Evaluation(market.name, part, cases.users, values, overall, slices, cases.users, *kept, *held)
+    return Evaluation(market.name, part, cases.users, values, overall, slices, shown.users, *kept, *held)
 
 
 class Judge:
@@ -102,17 +116,23 @@ class Judge:
         rule = self._spec.model_dump(mode="json", exclude={"cutoffs"})
         return hashlib.sha256(json.dumps([self._split.digest, rule], sort_keys=True).encode()).hexdigest()
 
-    def __call__(self, market: str, score: Score) -> float:
-        """Mean over the validation users; nan where none may judge. Raises TrainingError as `evaluate`."""
+    def __call__(self, market: str, score: Score | ListScoring, *, users: int | None = None) -> float:
+        """Mean over the validation users; nan where none may judge. Raises TrainingError as `evaluate`.
+
+        `users`: ask at most so many, drawn once with the protocol's seed.
+        """
         if self._only not in (None, market):
             return float("nan")
         if market not in self._cases:
             drawn = sample_candidates(self._split, market, "valid", self._spec, given=self._given)
             self._cases[market] = prepare(self._split.market(market), "valid", drawn)
-        cases = self._cases[market]
+        cases = self._cases[market] if users is None else self._cases[market].sample(users, self._spec.seed)
         if not len(cases.users):
             return float("nan")
-        rank, _, _ = _run(score, cases, self._spec.seed, 0)
+        if isinstance(score, ListScoring) and cases.listed is not None:
+            rank = _listed_ranks(score, cases, self._spec.seed)
+        else:
+            rank, _, _ = _run(score, cases, self._spec.seed, 0)
         name, cutoff = self._spec.select.split("@")
         values = per_user(cases.held_row, rank, len(cases.users), [int(cutoff)], [name])
         return float(values[self._spec.select].mean())
@@ -143,6 +163,22 @@ class Cases:
             past_row=self.past_row[past] - start,
             past_item=self.past_item[past],
             listed=None if self.listed is None else self.listed[start:stop],
+        )
+
+    def sample(self, most: int, seed: int) -> Cases:
+        """These users, or `most` of them drawn with the seed; the same ones whenever it is asked."""
+        if len(self.users) <= most:
+            return self
+        rows = np.sort(np.random.default_rng([seed, most]).choice(len(self.users), most, replace=False))
+        held, past = np.isin(self.held_row, rows), np.isin(self.past_row, rows)
+        return replace(
+            self,
+            users=self.users[rows],
+            held_row=np.searchsorted(rows, self.held_row[held]),
+            held_item=self.held_item[held],
+            past_row=np.searchsorted(rows, self.past_row[past]),
+            past_item=self.past_item[past],
+            listed=None if self.listed is None else self.listed[rows],
         )
 
 
@@ -185,7 +221,7 @@ def _padded(row: IntArray, item: IntArray, n: int) -> IntArray:
     return result
 
 
-def _run(score: Score, cases: Cases, seed: int, width: int) -> tuple[IntArray, IntArray, FloatArray]:
+def _run(score: Score | ListScoring, cases: Cases, seed: int, width: int) -> tuple[IntArray, IntArray, FloatArray]:
     """Ranks (H,) of the held-out items, and top lists (n, K) with their scores; no lists where `width` is 0."""
     step = max(1, CELLS // cases.n_items)
     rank: list[IntArray] = [np.empty(0, dtype=np.int64)]
@@ -206,6 +242,25 @@ def _run(score: Score, cases: Cases, seed: int, width: int) -> tuple[IntArray, I
     return np.concatenate(rank), np.concatenate(top), np.concatenate(top_score)
 
 
+def _listed_ranks(score: ListScoring, cases: Cases, seed: int) -> IntArray:
+    """Ranks (H,) of the held-out items among the listed candidates, of which alone the scorer is asked."""
+    assert cases.listed is not None, "there is no list to ask about"
+    width = cases.listed.shape[1]
+    step = max(1, CELLS // width)
+    rank: list[IntArray] = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(cases.users), step):
+        block = cases.block(start, min(start + step, len(cases.users)))
+        assert block.listed is not None
+        scores = _finite(score.listed(block.users, np.maximum(block.listed, 0)), block, width)
+        # what the user has had, and is not asked about, never competes
+        places = np.arange(len(block.users))[:, None] * WIDE + block.listed
+        had = np.isin(places, block.past_row * WIDE + block.past_item)
+        asked = np.isin(places, block.held_row * WIDE + block.held_item)
+        scores[(block.listed < 0) | (had & ~asked)] = -np.inf
+        rank.append(ranks(scores, block.users, block.held_row, block.held_item, seed, block.listed))
+    return np.concatenate(rank)
+
+
 def _block_ranks(scores: FloatArray, block: Cases, seed: int) -> IntArray:
     held = (block.users, block.held_row, block.held_item, seed)
     if block.listed is None:
@@ -215,13 +270,18 @@ def _block_ranks(scores: FloatArray, block: Cases, seed: int) -> IntArray:
     return ranks(listed, *held, block.listed)
 
 
-def _scores(score: Score, block: Cases) -> FloatArray:
+def _scores(score: Score | ListScoring, block: Cases) -> FloatArray:
     """A copy of the block's scores that may be written to, as float32 or float64. Raises TrainingError."""
-    raw = np.asarray(score(block.users))
-    if raw.shape != (len(block.users), block.n_items):
+    return _finite(score(block.users), block, block.n_items)
+
+
+def _finite(found: FloatArray, block: Cases, width: int) -> FloatArray:
+    """A copy, of shape (users, width), checked. Raises TrainingError."""
+    raw = np.asarray(found)
+    if raw.shape != (len(block.users), width):
         raise TrainingError(
-            f"The method scored {raw.shape} for {len(block.users)} users and {block.n_items} items of {block.market}.",
-            hint="This is a fault of the method: it must score every item of the market's catalogue.",
+            f"The method scored {raw.shape} for {len(block.users)} users and {width} items of {block.market}.",
+            hint="This is a fault of the method: it must score every item that it is asked about.",
         )
     scores: FloatArray = raw.astype(np.float32 if raw.dtype == np.float32 else np.float64)
     finite = np.isfinite(scores)

@@ -10,6 +10,7 @@ import numpy as np
 from cmr_core.errors import SpecError
 from cmr_core.interfaces import FloatArray, IntArray, Pairs, Recommender
 from cmr_core.models.base import Factors, ItemItem
+from cmr_core.models.neural import NeuralScorer
 
 PartKind = Literal["history", "own", "item", "rest"]
 
@@ -53,7 +54,11 @@ def explain(recommender: Recommender, train: Pairs, user: int, item: int) -> Exp
     if isinstance(recommender, Factors):
         _check(user, len(recommender.user), item, len(recommender.item))
         return _factors(recommender, np.unique(train.item[train.user == user]), user, item)
-    raise TypeError(f"{type(recommender).__name__} has no exact explanation")
+    if isinstance(recommender, NeuralScorer):
+        # layers mix everything with everything: a sum over the history would be a story, not a reason
+        total = float(recommender.listed(np.array([user]), np.array([[item]]))[0, 0])
+        return Explanation(total, (Part("rest", total),), None, exact=False)
+    raise TypeError(f"{type(recommender).__name__} has no explanation")
 
 
 def _item_item(recommender: ItemItem, user: int, item: int) -> Explanation:
@@ -66,8 +71,10 @@ def _item_item(recommender: ItemItem, user: int, item: int) -> Explanation:
 def _factors(recommender: Factors, history: IntArray, user: int, item: int) -> Explanation:
     vector = recommender.item[item].astype(np.float64)
     personal = float(recommender.user[user] @ vector)
-    if recommender.user_base is None or recommender.item_message is None:
+    if recommender.user_base is None:
         parts = [Part("rest", personal)] if personal else []
+    elif recommender.item_message is None:
+        parts = [Part("own", personal)]
     else:
         seen = vector if recommender.user_scale is None else vector * recommender.user_scale[user]
         values = recommender.item_message[history] @ seen / np.sqrt(max(len(history), 1))

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from cmr_core.errors import IntegrityError
 from cmr_core.interfaces import Arrays, FloatArray, IntArray, ParameterCount, Recommender
+from cmr_core.models.neural import NeuralScorer, neural_from_arrays
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,8 @@ class Factors:
 
     The optional arrays make an exact explanation possible (explain/why.py). Where given,
     `user[u] = user_scale[u] * (user_base[u] + Σ_{j in train(u)} item_message[j] / sqrt(d_u))`, d_u the user's degree
-    and the scale 1 where absent; `user_plain`, `item_plain` are the vectors without prompts.
+    and the scale 1 where absent; `user_plain`, `item_plain` are the vectors without prompts. `user_base` without
+    `item_message` says that users' vectors are learned as such.
     """
 
     parameters: ParameterCount
@@ -70,6 +72,7 @@ class ItemItem:
 
 
 SHAPES: dict[str, type[Factors] | type[ItemItem]] = {"factors": Factors, "item-item": ItemItem}
+NEURAL = "neural"
 
 
 def shape_of(recommender: Recommender) -> str:
@@ -77,13 +80,17 @@ def shape_of(recommender: Recommender) -> str:
     for name, cls in SHAPES.items():
         if isinstance(recommender, cls):
             return name
-    raise TypeError(f"{type(recommender).__name__} is none of the shapes {sorted(SHAPES)}")
+    if isinstance(recommender, NeuralScorer):
+        return NEURAL
+    raise TypeError(f"{type(recommender).__name__} is none of the shapes {[*sorted(SHAPES), NEURAL]}")
 
 
 def rebuild(
     shape: str, arrays: Mapping[str, np.ndarray], parameters: ParameterCount, details: Mapping[str, float | str]
-) -> Factors | ItemItem:
+) -> Factors | ItemItem | NeuralScorer:
     """The recommender whose `arrays()` these are. Raises IntegrityError where they do not fit the shape."""
+    if shape == NEURAL:
+        return neural_from_arrays(arrays, parameters, details)
     if shape not in SHAPES:
         raise IntegrityError(f"A stored model has the unknown shape {shape!r}.", hint="It needs a newer version.")
     try:

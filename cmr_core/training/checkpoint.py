@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,9 +36,23 @@ class Trainable:
         return {name: value.detach().clone() for name, value in self.parameters.items()}
 
 
-def adam(parameters: dict[str, torch.Tensor], learning_rate: float, generator: torch.Generator) -> Trainable:
-    """The parameters with a fused Adam (Kingma and Ba, 2015; PyTorch's defaults otherwise)."""
-    return Trainable(parameters, torch.optim.Adam(list(parameters.values()), lr=learning_rate, fused=True), generator)
+def adam(
+    parameters: dict[str, torch.Tensor],
+    learning_rate: float,
+    generator: torch.Generator,
+    *,
+    weight_decay: float = 0.0,
+    rates: Mapping[str, float] | None = None,
+) -> Trainable:
+    """The parameters with a fused Adam (Kingma and Ba, 2015; PyTorch's defaults otherwise).
+
+    `weight_decay` adds it times the parameter to the gradient; `rates` multiply the learning rate of some parameters.
+    """
+    own = rates or {}
+    groups = [{"params": [value], "lr": learning_rate * own.get(name, 1.0)} for name, value in parameters.items()]
+    if not own:
+        groups = [{"params": list(parameters.values()), "lr": learning_rate}]
+    return Trainable(parameters, torch.optim.Adam(groups, weight_decay=weight_decay, fused=True), generator)
 
 
 def pack(model: Trainable, position: Position) -> Arrays:

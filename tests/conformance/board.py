@@ -84,7 +84,7 @@ class Blind:
     def __init__(self) -> None:
         self.calls = 0
 
-    def __call__(self, market: str, score: Callable[[IntArray], FloatArray]) -> float:
+    def __call__(self, market: str, score: Callable[[IntArray], FloatArray], *, users: int | None = None) -> float:
         self.calls += 1
         return 1.0 - self.calls / 1e6
 

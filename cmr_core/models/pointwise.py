@@ -1,0 +1,242 @@
+"""Pointwise training: pairs with negatives of their own market, and the steps of an epoch, for all that learn so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.nn import functional
+
+from cmr_core.errors import TrainingError
+from cmr_core.interfaces import Arrays, IntArray, MarketView, ParameterCount, Run
+from cmr_core.models.negatives import Negatives
+from cmr_core.models.neural import Live, NeuralScorer
+from cmr_core.models.registry import Config
+from cmr_core.models.towers import Parameters
+from cmr_core.spec import Frozen
+from cmr_core.training.checkpoint import adam
+from cmr_core.training.loop import Schedule, train
+
+B = TypeVar("B")
+
+
+class Steps(Frozen):
+    """How a stage is trained. `batch_size` counts examples: positives and negatives."""
+
+    learning_rate: float
+    weight_decay: float
+    batch_size: int
+    epochs: int
+    eval_every: int
+    patience: int
+
+    @property
+    def schedule(self) -> Schedule:
+        """For the epoch loop."""
+        return Schedule(self.epochs, self.eval_every, self.patience)
+
+
+class PointwiseConfig(Config):
+    """Settings of every method that is trained on single pairs with a label."""
+
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size")
+    weight_decay: float = Field(1e-6, ge=0, le=1, description="Adam's weight decay on all parameters")
+    negatives: int = Field(4, ge=1, le=1000, description="Items that the user does not have, drawn per training pair")
+    batch_size: int = Field(2048, ge=2, le=1_000_000, description="Positives and negatives per step")
+    epochs: int = Field(50, ge=1, le=5000, description="Passes over the training pairs at most")
+    eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
+    patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
+    valid_users: int = Field(500, ge=10, le=1_000_000, description="Users per market that a look asks at most")
+
+    def steps(self) -> Steps:
+        """What `fit_steps` takes."""
+        return Steps(
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            eval_every=self.eval_every,
+            patience=self.patience,
+        )
+
+
+class Layout:
+    """Rows of the tables that several markets share: users stacked market by market, items of all catalogues once."""
+
+    def __init__(self, views: Sequence[MarketView]) -> None:
+        self.views = tuple(views)
+        offsets = np.cumsum([0, *(view.n_users for view in views)])
+        self._first = {view.name: int(offset) for view, offset in zip(views, offsets, strict=False)}
+        self.items_known = np.unique(np.concatenate([view.catalogue for view in views]))  # global codes, ascending
+        self.n_users, self.n_items = int(offsets[-1]), len(self.items_known)
+
+    def users(self, view: MarketView) -> IntArray:
+        """Rows of the market's users, in local order."""
+        return self._first[view.name] + np.arange(view.n_users)
+
+    def items(self, view: MarketView) -> IntArray:
+        """Rows of the market's catalogue, in local order."""
+        return np.searchsorted(self.items_known, view.catalogue)
+
+
+class Batch(NamedTuple):
+    """P training pairs with k negatives each: rows of a layout. Column 0 of `item` is the positive."""
+
+    user: torch.Tensor  # (P,)
+    item: torch.Tensor  # (P, 1 + k)
+    market: torch.Tensor  # (P,) index into the layout's views
+
+
+class Rows:
+    """One epoch: every training pair once, in random order, with fresh negatives of its own market.
+
+    A pair and its negatives stay together, so that a network looks up, and multiplies, each user once and not 1 + k
+    times. Pairs of users who have the whole catalogue have no negative and are left out. Raises TrainingError where no
+    pair is left. Memory: O(pairs * (1 + k)).
+    """
+
+    def __init__(
+        self, layout: Layout, negatives: int, device: str, *, views: Sequence[MarketView] | None = None
+    ) -> None:
+        chosen = layout.views if views is None else tuple(views)  # `views`: the epochs go through these markets only
+        self.negatives = negatives
+        self._draw = Negatives(chosen, device)
+        place = {view.name: at for at, view in enumerate(layout.views)}
+        offsets = np.cumsum([0, *(view.n_users for view in chosen)])
+        tables = [layout.items(view) for view in chosen]
+        starts = np.cumsum([0, *map(len, tables)])
+        market = np.repeat(np.arange(len(chosen)), [len(view.train) for view in chosen])
+        own = np.concatenate([view.train.user + offset for view, offset in zip(chosen, offsets, strict=False)])
+        user = np.concatenate([layout.users(view)[view.train.user] for view in chosen])
+        item = np.concatenate([t[view.train.item] for t, view in zip(tables, chosen, strict=True)])
+        usable = self._draw.missing.cpu().numpy()[own] > 0
+        if not usable.any():
+            names = ", ".join(view.name for view in chosen)
+            raise TrainingError(
+                f"There is nothing to learn from in {names}: no training pair with an item to compare it with.",
+                hint="Choose a market with more interactions, or another split.",
+            )
+        where = np.array([place[view.name] for view in chosen])[market]
+        self._own, self._user, self._item, self._market, self._shift, self._table = (
+            torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
+            for array in (
+                own[usable],
+                user[usable],
+                item[usable],
+                where[usable],
+                starts[market[usable]],
+                np.concatenate(tables),
+            )
+        )
+
+    def __len__(self) -> int:
+        return len(self._user)
+
+    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """One epoch in batches of `size` examples; O(pairs * k log)."""
+        order = torch.randperm(len(self), device=self._user.device, generator=generator)
+        own = self._own[order, None].expand(-1, self.negatives).contiguous()
+        drawn = self._table[self._shift[order, None] + self._draw.draw(own, generator)]
+        item = torch.cat([self._item[order, None], drawn], dim=1)
+        step = max(1, size // (1 + self.negatives))
+        parts = (torch.split(array, step) for array in (self._user[order], item, self._market[order]))
+        return (Batch(*part) for part in zip(*parts, strict=True))
+
+
+def bce(logits: torch.Tensor) -> torch.Tensor:
+    """Mean binary cross-entropy of logits (P, 1 + k) whose column 0 is labelled 1 and the others 0."""
+    return (functional.softplus(-logits[:, 0]).sum() + functional.softplus(logits[:, 1:]).sum()) / logits.numel()
+
+
+def fit_steps(
+    stage: str,
+    parameters: Parameters,
+    batches: Callable[[], Iterator[B]],
+    loss: Callable[[B], torch.Tensor],
+    validate: Callable[[], float],
+    generator: torch.Generator,
+    steps: Steps,
+    run: Run,
+    *,
+    rates: Mapping[str, float] | None = None,
+    clip: float | None = None,
+) -> Arrays:
+    """Adam on the mean `loss` of each batch of an epoch; everything random comes from `generator`.
+
+    `clip` bounds the norm of the whole gradient. Returns the parameters at the best validation value, and `best` (2,),
+    its epoch and value. Raises as `training.loop.train`.
+    """
+    model = adam(parameters, steps.learning_rate, generator, weight_decay=steps.weight_decay, rates=rates)
+    values = list(parameters.values())
+
+    def epoch() -> dict[str, float]:
+        losses = []
+        for batch in batches():
+            found = loss(batch)
+            model.optimizer.zero_grad()
+            found.backward()  # type: ignore[no-untyped-call]
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(values, clip)
+            model.optimizer.step()
+            losses.append(found.detach())
+        return {"loss": float(torch.stack(losses).mean())}
+
+    trained = train(stage, model, epoch, validate, run.monitor, steps.schedule)
+    best = np.array([trained.best_epoch, trained.best_value], dtype=np.float64)
+    return {name: value.cpu().numpy() for name, value in trained.best.items()} | {"best": best}
+
+
+def judge(
+    run: Run,
+    network: str,
+    weights: Mapping[str, torch.Tensor],
+    layout: Layout,
+    views: Sequence[MarketView],
+    users: int | None,
+) -> float:
+    """Mean validation value of a network over markets; nan where none has validation rows.
+
+    Each market is asked with its own rows of the `user.*` and `item.*` tables, at most `users` of its users.
+    """
+    found = []
+    for view in views:
+        live = Live(network, lambda v=view: cut(weights, layout, v), view.n_items, run.device)  # type: ignore[misc]
+        found.append(run.validate(view.name, live, users=users))
+    known = [value for value in found if np.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
+
+
+def cut(weights: Mapping[str, torch.Tensor], layout: Layout, view: MarketView) -> dict[str, torch.Tensor]:
+    """The weights with the market's rows of the `user.*` and `item.*` tables only, in local order."""
+    rows = {"user": layout.users(view), "item": layout.items(view)}
+    return {name: _rows_of(name, value, rows) for name, value in weights.items()}
+
+
+def fitted(
+    network: str,
+    arrays: Mapping[str, np.ndarray],
+    layout: Layout,
+    view: MarketView,
+    parameters: ParameterCount,
+    run: Run,
+    details: Mapping[str, float | str],
+) -> NeuralScorer:
+    """The stored model of one market: its rows of the tables, and the network."""
+    kept = {name: torch.from_numpy(value) for name, value in arrays.items() if name != "best"}
+    weights = {name: value.numpy() for name, value in cut(kept, layout, view).items()}
+    return NeuralScorer(parameters, network, weights, view.n_items, details, run.device)
+
+
+def count(arrays: Mapping[str, np.ndarray]) -> int:
+    """Scalars in the arrays of `fit_steps`."""
+    return sum(value.size for name, value in arrays.items() if name != "best")
+
+
+def _rows_of(name: str, value: torch.Tensor, rows: Mapping[str, IntArray]) -> torch.Tensor:
+    kind = name.partition(".")[0]
+    if kind not in rows:
+        return value.detach()
+    return value.detach()[torch.from_numpy(rows[kind]).to(value.device)]

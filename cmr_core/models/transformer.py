@@ -1,0 +1,91 @@
+"""Transformer encoder layers (Vaswani et al. 2017; norms after the sums) as functions of named tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch.nn import functional
+
+from cmr_core.models.towers import Parameters, apply_linear, dropout, linear
+
+Activation = Literal["relu", "gelu"]
+
+
+def norm(name: str, dimensions: int, device: str | torch.device) -> Parameters:
+    """The 2 * dimensions scalars of a layer normalisation."""
+    return {
+        f"{name}.scale": torch.ones(dimensions, device=device, requires_grad=True),
+        f"{name}.shift": torch.zeros(dimensions, device=device, requires_grad=True),
+    }
+
+
+def apply_norm(weights: Mapping[str, torch.Tensor], name: str, x: torch.Tensor) -> torch.Tensor:
+    """Layer normalisation over the last dimension."""
+    return functional.layer_norm(x, x.shape[-1:], weights[f"{name}.scale"], weights[f"{name}.shift"])
+
+
+def layer(name: str, dimensions: int, inner: int, generator: torch.Generator) -> Parameters:
+    """One encoder layer: 4 d^2 + 4 d for attention, 2 d inner + d + inner for the two linear maps, 4 d for the norms.
+
+    With inner = 4 d that is 12 d^2 + 13 d.
+    """
+    parts = [linear(f"{name}.{part}", dimensions, dimensions, generator) for part in ("query", "key", "value", "out")]
+    parts.append(linear(f"{name}.up", dimensions, inner, generator))
+    parts.append(linear(f"{name}.down", inner, dimensions, generator))
+    parts += [norm(f"{name}.{part}", dimensions, generator.device) for part in ("norm1", "norm2")]
+    return {key: value for part in parts for key, value in part.items()}
+
+
+def apply_layer(
+    weights: Mapping[str, torch.Tensor],
+    name: str,
+    x: torch.Tensor,
+    absent: torch.Tensor | None,
+    heads: int,
+    *,
+    activation: Activation = "relu",
+    rate: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """One layer on (B, L, d); `absent` (B, L) bool marks places that nobody attends to, at least one must be present.
+
+    O(B L d^2 + B L^2 d).
+    """
+    query, key, value = (_heads(apply_linear(weights, f"{name}.{p}", x), heads) for p in ("query", "key", "value"))
+    mixed = attend(query, key, value, absent, rate=rate, generator=generator)
+    out = apply_linear(weights, f"{name}.out", mixed.transpose(1, 2).flatten(2))
+    x = apply_norm(weights, f"{name}.norm1", x + dropout(out, rate, generator))
+    raised = apply_linear(weights, f"{name}.up", x)
+    raised = functional.gelu(raised) if activation == "gelu" else functional.relu(raised)
+    lowered = apply_linear(weights, f"{name}.down", dropout(raised, rate, generator))
+    return apply_norm(weights, f"{name}.norm2", x + dropout(lowered, rate, generator))
+
+
+def attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    absent: torch.Tensor | None,
+    *,
+    rate: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """Softmax attention (B, heads, L, d / heads) of heads of that shape, with dropout on the attention weights."""
+    if generator is None or rate == 0:
+        mask = None if absent is None else ~absent[:, None, None, :]
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return dropout(attention(query, key, absent), rate, generator) @ value
+
+
+def attention(query: torch.Tensor, key: torch.Tensor, absent: torch.Tensor | None) -> torch.Tensor:
+    """Attention weights (B, heads, L, L); rows sum to 1."""
+    scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
+    if absent is not None:
+        scores = scores.masked_fill(absent[:, None, None, :], -torch.inf)
+    return scores.softmax(3)
+
+
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
