@@ -84,7 +84,7 @@ def attention(query: torch.Tensor, key: torch.Tensor, absent: torch.Tensor | Non
     scores = query @ key.transpose(2, 3) / query.shape[3] ** 0.5
     if absent is not None:
         scores = scores.masked_fill(absent[:, None, None, :], -torch.inf)
-    return scores.softmax(3)
+    return torch.softmax(scores, dim=3)
 
 
 def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:

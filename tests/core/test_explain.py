@@ -101,5 +101,5 @@ def test_users_and_items_that_do_not_exist_are_refused(user: int, item: int, wor
 
 
 def test_an_unknown_shape_is_refused() -> None:
-    with pytest.raises(TypeError, match="no exact explanation"):
+    with pytest.raises(TypeError, match="no explanation"):
         explain(object(), pairs([[0]]), 0, 0)  # type: ignore[arg-type]
