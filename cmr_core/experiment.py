@@ -22,6 +22,7 @@ from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
 from cmr_core.interfaces import ListScoring, Monitor, Progress, Recommender, Run
 from cmr_core.models.registry import MethodInfo, get
 from cmr_core.spec import Device, JobSpec
+from cmr_core.training.memory import PeakMemory
 from cmr_core.training.monitor import Recorder, StageTime
 
 
@@ -34,7 +35,7 @@ class Outcome:
     valid: Evaluation
     curves: list[tuple[str, int, str, float]]  # stage, step, metric, value
     stages: list[StageTime]
-    environment: dict[str, str]
+    environment: dict[str, str]  # versions, hardware, and what memory the run took where the system tells it
     seconds: float
 
 
@@ -49,6 +50,7 @@ def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, lists: Lists | None 
     started = time.perf_counter()
     method = check(spec, corpus)
     device = torch_device(spec.budget.device)
+    memory = PeakMemory(device)
     recorder = Recorder(monitor)
     split = make_split(corpus, spec.split)
     exam = _exam(spec, corpus, split, lists)
@@ -62,7 +64,8 @@ def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, lists: Lists | None 
     test = exam.take(recommender, "test")
     _step(recorder, "evaluate", 2, 2)
     seconds = time.perf_counter() - started
-    return Outcome(recommender, test, valid, recorder.curves, recorder.stages, environment(device), seconds)
+    around = environment(device) | memory.mib()
+    return Outcome(recommender, test, valid, recorder.curves, recorder.stages, around, seconds)
 
 
 def check(spec: JobSpec, corpus: Corpus) -> MethodInfo:
