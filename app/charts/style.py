@@ -1,0 +1,66 @@
+"""What all figures share: colours, frame, intervals. Nothing sets a background or a text colour: both themes fit."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import plotly.graph_objects as go
+
+SERIES = ("#1f77b4", "#e4853c", "#3f9c6b", "#b6565c", "#8a6fb8", "#8c6d5a", "#cf7fb4", "#7f868e")
+MARK = "#e0a100"
+GREY = "#7f868e"
+MANY = 14  # entries of a legend; more stand beside the chart, where they scroll
+
+
+def config(name: str) -> dict[str, Any]:
+    """Plotly's tool bar: the camera saves a PNG in the browser at twice the size on screen."""
+    return {
+        "displaylogo": False,
+        "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"],
+        "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2},
+    }
+
+
+def palette(labels: Mapping[str, str], colors: Mapping[str, str]) -> dict[str, str]:
+    """Colour of each label, given each label's method and each method's colour.
+
+    The first configuration of a method has the method's own colour, further ones are lighter or darker.
+    """
+    seen: dict[str, int] = {}
+    result = {}
+    for label, method in labels.items():
+        step = seen.get(method, 0)
+        seen[method] = step + 1
+        result[label] = _shade(colors.get(method, "#7f868e"), step)
+    return result
+
+
+def finish(figure: go.Figure, height: int) -> go.Figure:
+    figure.update_layout(
+        height=height,
+        margin={"l": 8, "r": 8, "t": 40, "b": 8},
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+    )
+    return figure
+
+
+def spread(rows: pd.DataFrame) -> dict[str, Any] | None:
+    if "low" not in rows:
+        return None
+    ends = {"array": rows["high"] - rows["mean"], "arrayminus": rows["mean"] - rows["low"]}
+    return {"type": "data", "thickness": 1.2, "width": 2, "color": "#7f868e", **ends}
+
+
+def _shade(color: str, step: int) -> str:
+    if step == 0:
+        return color
+    red, green, blue = (int(color[at : at + 2], 16) / 255 for at in (1, 3, 5))
+    hue, light, saturation = colorsys.rgb_to_hls(red, green, blue)
+    moved = light + (0.14 if step % 2 else -0.14) * ((step + 1) // 2)
+    parts = colorsys.hls_to_rgb(hue, min(max(moved, 0.18), 0.85), saturation)
+    return "#" + "".join(f"{round(part * 255):02x}" for part in parts)

@@ -1,0 +1,31 @@
+"""Store -> DataFrame: each function is one indexed query. No Streamlit here."""
+
+from __future__ import annotations
+
+from app.queries.lists import STATE_WORDS, clock, corpora, distinct, runs, state_counts, studies, workers
+from app.queries.results import finished, metric_names, metric_order, newest_protocol, protocols, results, slices
+from app.queries.single import artifacts, metrics, points, queue_position, run, stages
+
+__all__ = [
+    "STATE_WORDS",
+    "artifacts",
+    "clock",
+    "corpora",
+    "distinct",
+    "finished",
+    "metric_names",
+    "metric_order",
+    "metrics",
+    "newest_protocol",
+    "points",
+    "protocols",
+    "queue_position",
+    "results",
+    "run",
+    "runs",
+    "slices",
+    "stages",
+    "state_counts",
+    "studies",
+    "workers",
+]
