@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,11 +19,13 @@ from cmr_core.data.sampling import Candidates, Part, sample_candidates
 from cmr_core.data.split import MarketSplit, Split, make_split
 from cmr_core.errors import Cancelled, DataError, DeviceError, SpecError
 from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
-from cmr_core.interfaces import ListScoring, Monitor, Progress, Recommender, Run
+from cmr_core.interfaces import Fitted, ListScoring, Monitor, Progress, Recommender, Run, Task
 from cmr_core.models.registry import MethodInfo, get
 from cmr_core.spec import Device, JobSpec
 from cmr_core.training.memory import PeakMemory
-from cmr_core.training.monitor import Recorder, StageTime
+from cmr_core.training.monitor import PrefixedMonitor, Recorder, StageTime
+
+Find = Callable[[JobSpec], Recommender | None]
 
 
 @dataclass(frozen=True)
@@ -39,10 +41,13 @@ class Outcome:
     seconds: float
 
 
-def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, lists: Lists | None = None) -> Outcome:
+def run(
+    spec: JobSpec, corpus: Corpus, monitor: Monitor, *, lists: Lists | None = None, find: Find = lambda _: None
+) -> Outcome:
     """Run one job. Deterministic in (spec, corpus) on one device.
 
-    `lists` are the imported candidate lists that the evaluation names, if it names any.
+    `lists` are the imported candidate lists that the evaluation names, if it names any. `find` looks up what a finished
+    job of a given spec has fitted: members of a combination that it does not know are fitted here.
 
     Raises SpecError (a market, method, setting or list that does not exist), DataError (a corpus that cannot be split,
     or lists that do not fit it), DeviceError, TrainingError, Cancelled.
@@ -58,7 +63,8 @@ def run(spec: JobSpec, corpus: Corpus, monitor: Monitor, *, lists: Lists | None 
     seed_everything(spec.seed)
     task = split.task(spec.target, spec.sources if method.uses_sources else ())
     context = Run(spec.seed, device, Judge(split, spec.evaluation, target=spec.target, given=exam.given), recorder)
-    recommender = method.create(spec.settings).fit(task, context)
+    members = tuple(_member(job, split, context, find, at) for at, job in enumerate(member_jobs(spec), start=1))
+    recommender = method.create(spec.settings).fit(task, replace(context, members=members))
     valid = exam.take(recommender, "valid")
     _step(recorder, "evaluate", 1, 2)
     test = exam.take(recommender, "test")
@@ -83,12 +89,50 @@ def check(spec: JobSpec, corpus: Corpus) -> MethodInfo:
         )
     method = get(spec.method)
     method.configure(spec.settings)
+    if method.combines != bool(spec.members):
+        raise SpecError(
+            f"{method.label} combines other methods, and the job names none."
+            if method.combines
+            else f"{method.label} does not combine methods, but the job names members.",
+            hint="Name members exactly for a combining method.",
+        )
+    for member in spec.members:
+        if get(member.method).combines:
+            raise SpecError(f"{member.method} is a combination itself.", hint="Name its members instead.")
+        get(member.method).configure(member.settings)
     if method.uses_sources and not spec.sources:
         raise SpecError(
             f"Method {spec.method!r} learns from source markets, and the job names none.",
             hint="Name at least one source market, or choose a single-market method.",
         )
     return method
+
+
+def member_jobs(spec: JobSpec) -> tuple[JobSpec, ...]:
+    """The jobs whose models the job combines, as a study would launch them. Raises SpecError for unknown methods."""
+    jobs = []
+    for member in spec.members:
+        info = get(member.method)
+        settings = {k: v for k, v in info.configure(member.settings).model_dump(mode="json").items() if v is not None}
+        changes: dict[str, object] = {"method": info.name, "settings": settings, "members": ()}
+        changes |= {} if info.uses_sources else {"sources": ()}
+        changes |= {"seed": 0} if info.deterministic else {}
+        jobs.append(spec.model_copy(update=changes))
+    return tuple(jobs)
+
+
+def _member(job: JobSpec, split: Split, context: Run, find: Find, at: int) -> Fitted:
+    info = get(job.method)
+    seeded = replace(context, seed=job.seed)
+
+    def refit(task: Task, monitor: Monitor) -> Recommender:
+        own = replace(task, sources=()) if not info.uses_sources else task
+        return info.create(job.settings).fit(own, replace(seeded, monitor=monitor))
+
+    found = find(job)
+    if found is None:
+        found = refit(split.task(job.target, job.sources), PrefixedMonitor(context.monitor, f"member {at}: "))
+    return Fitted(info.label, found, refit)
 
 
 def torch_device(device: Device) -> str:

@@ -157,13 +157,23 @@ class Validator(Protocol):
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """A method that takes part in a combination, fitted on the run's task; `refit` fits it on another one."""
+
+    label: str
+    recommender: Recommender
+    refit: Callable[[Task, Monitor], Recommender]
+
+
+@dataclass(frozen=True)
 class Run:
-    """What `fit` gets beside the data: the seed, the device, the judge and the monitor."""
+    """What `fit` gets beside the data: the seed, the device, the judge, the monitor, and what a method combines."""
 
     seed: int
     device: str  # a torch device string, "cpu" or "cuda:0"
     validate: Validator
     monitor: Monitor
+    members: tuple[Fitted, ...] = ()
 
 
 class Method(Protocol):

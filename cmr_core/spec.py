@@ -103,6 +103,13 @@ class Budget(Frozen):
     max_seconds: int = Field(6 * 3600, ge=1, le=7 * 24 * 3600, description="Wall-clock limit in seconds")
 
 
+class Member(Frozen):
+    """A method that takes part in a combination of several."""
+
+    method: Name
+    settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
+
+
 class JobSpec(Frozen):
     """One method, one target market, one seed."""
 
@@ -112,6 +119,7 @@ class JobSpec(Frozen):
     sources: tuple[Name, ...] = ()
     method: Name
     settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
+    members: tuple[Member, ...] = Field((), max_length=20, description="What a combining method combines")
     split: SplitSpec = SplitSpec()
     evaluation: EvalSpec = EvalSpec()
     seed: int = Field(0, ge=0, le=2**31 - 1)
@@ -140,13 +148,15 @@ class JobSpec(Frozen):
 
     def fingerprint(self) -> str:
         """Digest of everything that decides the numbers (the budget only through its device)."""
-        body = self.model_dump(mode="json", exclude={"budget"})
-        body["device"] = self.budget.device
-        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return self._hashed(set())
 
     def configuration(self) -> str:
         """Digest of the fingerprint without target and seed: a row of a methods-by-markets table."""
-        body = self.model_dump(mode="json", exclude={"budget", "seed", "target", "sources"})
+        return self._hashed({"seed", "target", "sources"})
+
+    def _hashed(self, without: set[str]) -> str:
+        # without members a job is what it was before there were any: its runs are found again
+        body = self.model_dump(mode="json", exclude={"budget", *without, *(() if self.members else ("members",))})
         body["device"] = self.budget.device
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -255,6 +265,7 @@ class MethodChoice(Frozen):
     label: str | None = Field(None, max_length=80, description="Name in tables; made from the settings if absent")
     settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
     grid: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(default_factory=dict, max_length=10)
+    members: tuple[Member, ...] = Field((), max_length=20, description="What a combining method combines")
 
 
 class StudySpec(Frozen):

@@ -23,7 +23,7 @@ from worker.processes import die_with_parent
 from worker.queue import TASK, app, deliver
 from worker.settings import get_settings
 from worker.store import runs
-from worker.store.artifacts import save_outcome
+from worker.store.artifacts import find_model, save_outcome
 from worker.store.clock import now
 from worker.store.corpora import load_corpus
 from worker.store.lists import load_lists
@@ -63,7 +63,8 @@ def perform(store: Store, claim: Claim) -> None:
         with WorkerMonitor(store, claim, _stopping.is_set) as monitor:
             try:
                 corpus = load_corpus(store, claim.spec.corpus)
-                outcome = run(claim.spec, corpus, monitor, lists=load_lists(store, claim.spec))
+                lists = load_lists(store, claim.spec)
+                outcome = run(claim.spec, corpus, monitor, lists=lists, find=lambda job: find_model(store, job))
                 store.patiently(monitor.flush)
                 save_outcome(store, claim, outcome, corpus)
             except Cancelled:

@@ -10,6 +10,7 @@ import numpy as np
 from cmr_core.errors import SpecError
 from cmr_core.interfaces import FloatArray, IntArray, Pairs, Recommender
 from cmr_core.models.base import Factors, ItemItem
+from cmr_core.models.blended import Blend
 from cmr_core.models.neural import NeuralScorer
 
 PartKind = Literal["history", "own", "item", "rest"]
@@ -58,7 +59,32 @@ def explain(recommender: Recommender, train: Pairs, user: int, item: int) -> Exp
         # layers mix everything with everything: a sum over the history would be a story, not a reason
         total = float(recommender.listed(np.array([user]), np.array([[item]]))[0, 0])
         return Explanation(total, (Part("rest", total),), None, exact=False)
+    if isinstance(recommender, Blend):
+        return _blend(recommender, train, user, item)
     raise TypeError(f"{type(recommender).__name__} has no explanation")
+
+
+def _blend(recommender: Blend, train: Pairs, user: int, item: int) -> Explanation:
+    """Standardising divides by a user's deviation and takes a user's mean away: parts stay parts."""
+    history: dict[int, float] = {}
+    others: dict[PartKind, float] = {}
+    for weight, part in zip(recommender.weight, recommender.parts, strict=True):
+        if weight <= 0:
+            continue
+        scores = part.score(np.array([user]))[0].astype(np.float64)
+        deviation = float(scores.std())
+        if deviation <= 1e-12:
+            continue
+        share = float(weight) / deviation
+        for piece in explain(part, train, user, item).parts:
+            if piece.item is not None and piece.kind == "history":
+                history[piece.item] = history.get(piece.item, 0.0) + share * piece.value
+            else:
+                others[piece.kind] = others.get(piece.kind, 0.0) + share * piece.value
+        others["own"] = others.get("own", 0.0) - share * float(scores.mean())
+    items = np.array(list(history), dtype=np.int64)
+    parts = _history_parts(items, np.array(list(history.values())))
+    return _explanation([*parts, *(Part(kind, value) for kind, value in others.items())], prompt=None)
 
 
 def _item_item(recommender: ItemItem, user: int, item: int) -> Explanation:

@@ -10,6 +10,7 @@ import scipy.sparse as sp
 
 from cmr_core.errors import IntegrityError
 from cmr_core.interfaces import Arrays, FloatArray, IntArray, ParameterCount, Recommender
+from cmr_core.models.blended import Blend, divide
 from cmr_core.models.neural import NeuralScorer, neural_from_arrays
 
 
@@ -72,7 +73,7 @@ class ItemItem:
 
 
 SHAPES: dict[str, type[Factors] | type[ItemItem]] = {"factors": Factors, "item-item": ItemItem}
-NEURAL = "neural"
+NEURAL, BLEND = "neural", "blend"
 
 
 def shape_of(recommender: Recommender) -> str:
@@ -82,15 +83,21 @@ def shape_of(recommender: Recommender) -> str:
             return name
     if isinstance(recommender, NeuralScorer):
         return NEURAL
-    raise TypeError(f"{type(recommender).__name__} is none of the shapes {[*sorted(SHAPES), NEURAL]}")
+    if isinstance(recommender, Blend):
+        return BLEND
+    raise TypeError(f"{type(recommender).__name__} is none of the shapes {[*sorted(SHAPES), NEURAL, BLEND]}")
 
 
 def rebuild(
     shape: str, arrays: Mapping[str, np.ndarray], parameters: ParameterCount, details: Mapping[str, float | str]
-) -> Factors | ItemItem | NeuralScorer:
+) -> Factors | ItemItem | NeuralScorer | Blend:
     """The recommender whose `arrays()` these are. Raises IntegrityError where they do not fit the shape."""
     if shape == NEURAL:
         return neural_from_arrays(arrays, parameters, details)
+    if shape == BLEND:
+        divided = divide(arrays)
+        parts = tuple(rebuild(own, found, ParameterCount(), {}) for own, found in divided)
+        return Blend(parameters, arrays["weight"], parts, tuple(own for own, _ in divided), details)
     if shape not in SHAPES:
         raise IntegrityError(f"A stored model has the unknown shape {shape!r}.", hint="It needs a newer version.")
     try:

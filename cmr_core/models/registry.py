@@ -13,7 +13,7 @@ from cmr_core.errors import SpecError
 from cmr_core.interfaces import Method
 from cmr_core.spec import Frozen, Scalar, parse
 
-Family = Literal["reference", "single-market", "cross-market", "cross-domain", "multi-task"]
+Family = Literal["reference", "single-market", "cross-market", "cross-domain", "multi-task", "combination"]
 
 
 class Config(Frozen):
@@ -33,6 +33,7 @@ class MethodInfo:
     deterministic: bool  # the seed changes nothing but the order of ties: one seed is enough
     uses_sources: bool
     pretrains: bool  # its result is the backbone that other methods adapt
+    combines: bool  # it is made of other methods, which its job names as members
     doc: str
     summary: str
 
@@ -60,6 +61,7 @@ def register(
     deterministic: bool = False,
     uses_sources: bool = True,
     pretrains: bool = False,
+    combines: bool = False,
 ) -> Callable[[C], C]:
     """Class decorator: `Class(config).fit(task, run)` becomes the method `name`."""
 
@@ -69,9 +71,8 @@ def register(
         doc = inspect.cleandoc(cls.__doc__ or "")
         if not doc:
             raise SpecError(f"Method {name!r} has no docstring; its first line is what analysts read.")
-        _methods[name] = MethodInfo(
-            name, label, family, color, config, cls, deterministic, uses_sources, pretrains, doc, doc.splitlines()[0]
-        )
+        facts = (deterministic, uses_sources, pretrains, combines)
+        _methods[name] = MethodInfo(name, label, family, color, config, cls, *facts, doc, doc.splitlines()[0])
         return cls
 
     return add

@@ -9,7 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Self
 
@@ -92,6 +92,33 @@ class ProgressBarMonitor(QuietMonitor):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.stop()
+
+
+class PrefixedMonitor:
+    """Another monitor, with a prefix on the names of stages, so that two methods in one run keep apart."""
+
+    def __init__(self, monitor: Monitor, prefix: str) -> None:
+        self._monitor, self._prefix = monitor, prefix
+
+    def report(self, progress: Progress) -> None:
+        """Of the prefixed stage."""
+        self._monitor.report(replace(progress, stage=self._prefix + progress.stage))
+
+    def cancelled(self) -> bool:
+        """As the inner monitor says."""
+        return self._monitor.cancelled()
+
+    def checkpoint(self, stage: str, arrays: Arrays) -> None:
+        """Of the prefixed stage."""
+        self._monitor.checkpoint(self._prefix + stage, arrays)
+
+    def restore(self, stage: str) -> Arrays | None:
+        """Of the prefixed stage."""
+        return self._monitor.restore(self._prefix + stage)
+
+    def shared(self, key: str, build: Callable[[], Arrays]) -> Arrays:
+        """As the inner monitor: the key says already what it is about."""
+        return self._monitor.shared(key, build)
 
 
 @dataclass(frozen=True)

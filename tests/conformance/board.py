@@ -9,8 +9,8 @@ import numpy as np
 
 from cmr_core.data.split import MarketSplit, Split
 from cmr_core.evaluation.evaluate import Judge
-from cmr_core.interfaces import FloatArray, IntArray, Pairs, Recommender, Run, Validator
-from cmr_core.models.registry import MethodInfo
+from cmr_core.interfaces import Fitted, FloatArray, IntArray, Monitor, Pairs, Recommender, Run, Task, Validator
+from cmr_core.models.registry import MethodInfo, get
 from cmr_core.spec import EvalSpec, Scalar, SplitSpec
 from cmr_core.training.monitor import QuietMonitor
 
@@ -56,8 +56,22 @@ def fit(
 ) -> Recommender:
     """The method with small settings, fitted on the target."""
     judge = judge or Judge(split, EvalSpec())
-    run = Run(seed, "cpu", judge, monitor or QuietMonitor())
+    run = Run(seed, "cpu", judge, monitor or QuietMonitor(), _members(split, seed, judge) if info.combines else ())
     return info.create(small(info, **sizes)).fit(split.task(TARGET, sources), run)
+
+
+def _members(split: Split, seed: int, judge: Validator) -> tuple[Fitted, ...]:
+    """What a combining method combines: one member that no seed changes, one that it does."""
+
+    def member(name: str) -> Fitted:
+        info = get(name)
+
+        def refit(task: Task, monitor: Monitor) -> Recommender:
+            return info.create(small(info, epochs=20)).fit(task, Run(seed, "cpu", judge, monitor))
+
+        return Fitted(info.label, refit(split.task(TARGET, SOURCES), QuietMonitor()), refit)
+
+    return member("ease"), member("lightgcn")
 
 
 class Fits:

@@ -19,12 +19,13 @@ from cmr_core.data.market import Corpus
 from cmr_core.errors import IntegrityError, NotFoundError
 from cmr_core.evaluation.tables import tables
 from cmr_core.interfaces import Arrays, ParameterCount, Recommender
+from cmr_core.spec import JobSpec
 from worker.store.blobs import Blobs, DiskFullError
 from worker.store.clock import now
 from worker.store.numbers import plain
 from worker.store.runs import Claim, finish, get_run, hold
 from worker.store.session import Store
-from worker.store.tables import ArtifactRow, MetricRow, StageRow
+from worker.store.tables import ArtifactRow, MetricRow, RunRow, StageRow
 
 if TYPE_CHECKING:  # the core's models bring torch, which a page or the queue must not pay for
     from cmr_core.evaluation.evaluate import Evaluation
@@ -81,11 +82,28 @@ def load_table(store: Store, run_id: str, kind: Table) -> pd.DataFrame:
 
 def load_model(store: Store, run_id: str) -> Recommender:
     """The fitted method of a run. Raises NotFoundError, IntegrityError."""
+    run = get_run(store, run_id)
+    return read_model(_bytes(store, run_id, "model"), str(run.shape), run.parameters or {}, run.details or {})
+
+
+def read_model(
+    data: bytes, shape: str, parameters: Mapping[str, int], details: Mapping[str, float | str]
+) -> Recommender:
+    """The fitted method whose arrays these are. Raises IntegrityError where they do not fit the shape."""
     from cmr_core.models.base import rebuild
 
-    run = get_run(store, run_id)
-    arrays = from_safetensors(_bytes(store, run_id, "model"))
-    return rebuild(str(run.shape), arrays, ParameterCount(**(run.parameters or {})), run.details or {})
+    return rebuild(shape, from_safetensors(data), ParameterCount(**parameters), details)
+
+
+def find_model(store: Store, spec: JobSpec) -> Recommender | None:
+    """The fitted method of a finished run of the spec; None where there is none with a model."""
+    with store.read() as session:
+        found = session.scalars(
+            select(RunRow.id)
+            .join(ArtifactRow, ArtifactRow.run_id == RunRow.id)
+            .where(RunRow.fingerprint == spec.fingerprint(), RunRow.state == "succeeded", ArtifactRow.kind == "model")
+        ).first()
+    return None if found is None else load_model(store, found)
 
 
 def list_artifacts(store: Store, run_id: str) -> list[ArtifactRow]:
@@ -132,9 +150,9 @@ def _bytes(store: Store, run_id: str, kind: str) -> bytes:
     with store.read() as session:
         row = session.get(ArtifactRow, (run_id, kind))
     if row is None:
-        raise NotFoundError(
-            f"Run {run.label!r} has no {kind}.", hint=f"It is {run.state}; only a succeeded run has results."
-        )
+        imported = "It was imported without it: export the study with its models."
+        hint = imported if run.state == "succeeded" else f"It is {run.state}; only a succeeded run has results."
+        raise NotFoundError(f"Run {run.label!r} has no {kind}.", hint=hint)
     return store.blobs.get(row.sha256)
 
 

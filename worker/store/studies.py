@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cmr_core.errors import NotFoundError, SpecError
-from cmr_core.spec import JobSpec, MethodChoice, Protocol, Scalar, SourceSet, StudySpec, parse
+from cmr_core.spec import JobSpec, Member, MethodChoice, Protocol, Scalar, SourceSet, StudySpec, parse
 from worker.store.audit import Actor, record, require
 from worker.store.clock import now
 from worker.store.corpora import dated_markets, find_corpus, get_corpus, market_names
@@ -68,7 +68,9 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
         _check_protocol(protocol, corpus)
     configurations = [found for choice in spec.methods for found in _configurations(choice)]
     jobs: dict[str, Labelled] = {}
-    for (info, label, settings), protocol, target in itertools.product(configurations, spec.protocols, targets):
+    for (info, label, settings, members), protocol, target in itertools.product(
+        configurations, spec.protocols, targets
+    ):
         chosen = _source_sets(spec, info, corpus, target)
         for sources, seed in itertools.product(chosen, spec.seeds[:1] if info.deterministic else spec.seeds):
             job = JobSpec(
@@ -77,6 +79,7 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
                 sources=sources,
                 method=info.name,
                 settings=settings,
+                members=members,
                 split=protocol.split,
                 evaluation=protocol.evaluation,
                 seed=seed,
@@ -164,21 +167,40 @@ def make_label(info: MethodInfo, settings: Mapping[str, Scalar]) -> str:
     return info.label + (f" ({', '.join(changed)})" if changed else "")
 
 
-def _configurations(choice: MethodChoice) -> Iterator[tuple[MethodInfo, str, dict[str, Scalar]]]:
+def _configurations(
+    choice: MethodChoice,
+) -> Iterator[tuple[MethodInfo, str, dict[str, Scalar], tuple[Member, ...]]]:
     from cmr_core.models.registry import get  # brings torch
 
     info = get(choice.method)
+    if info.combines != bool(choice.members):
+        named = "names none" if info.combines else "names members, and the method combines nothing"
+        raise SpecError(f"{info.label}: the study {named}.", hint="Name members exactly for a combining method.")
+    members = tuple(_member(member) for member in choice.members)
     double = sorted(set(choice.grid) & set(choice.settings))
     if double:
         raise SpecError(f"{choice.method}: {', '.join(double)} stands in settings and in the grid.", hint="Choose one.")
     for values in itertools.product(*choice.grid.values()):
         given = {**choice.settings, **dict(zip(choice.grid, values, strict=True))}
-        # the defaults are written out, so that a later version's defaults do not change what a run was
-        full = info.configure(given).model_dump(mode="json")
-        settings = {name: value for name, value in full.items() if value is not None}
+        settings = _written_out(info, given)
         point = ", ".join(f"{name}={value}" for name, value in zip(choice.grid, values, strict=True))
         label = make_label(info, settings) if choice.label is None else choice.label
-        yield info, f"{choice.label} ({point})" if choice.label and point else label, settings
+        yield info, f"{choice.label} ({point})" if choice.label and point else label, settings, members
+
+
+def _member(member: Member) -> Member:
+    from cmr_core.models.registry import get
+
+    info = get(member.method)
+    if info.combines:
+        raise SpecError(f"{info.label} is a combination itself.", hint="Name its members instead.")
+    return Member(method=info.name, settings=_written_out(info, member.settings))
+
+
+def _written_out(info: MethodInfo, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
+    # with the defaults, so that a later version's defaults do not change what a run was
+    full = info.configure(given).model_dump(mode="json")
+    return {name: value for name, value in full.items() if value is not None}
 
 
 def _targets(spec: StudySpec, corpus: CorpusRow) -> list[str]:
