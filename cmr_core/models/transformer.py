@@ -53,8 +53,39 @@ def apply_layer(
 
     O(B L d^2 + B L^2 d).
     """
-    query, key, value = (_heads(apply_linear(weights, f"{name}.{p}", x), heads) for p in ("query", "key", "value"))
-    mixed = attend(query, key, value, absent, rate=rate, generator=generator)
+    mixed = apply_attention(weights, name, x, absent, heads, rate=rate, generator=generator)
+    return apply_rest(weights, name, x, mixed, activation=activation, rate=rate, generator=generator)
+
+
+def apply_attention(
+    weights: Mapping[str, torch.Tensor],
+    name: str,
+    x: torch.Tensor,
+    absent: torch.Tensor | None,
+    heads: int,
+    *,
+    rate: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """The first half of a layer: what its heads bring to each place, (B, heads, L, d / heads)."""
+    query, key, value = (split_heads(apply_linear(weights, f"{name}.{p}", x), heads) for p in ("query", "key", "value"))
+    return attend(query, key, value, absent, rate=rate, generator=generator)
+
+
+def apply_rest(
+    weights: Mapping[str, torch.Tensor],
+    name: str,
+    x: torch.Tensor,
+    mixed: torch.Tensor,
+    *,
+    activation: Activation = "relu",
+    rate: float = 0.0,
+    generator: torch.Generator | None = None,
+) -> torch.Tensor:
+    """The second half: places `x` (B, L, d) and what was brought to them, `mixed` (B, heads, L, d / heads).
+
+    A last layer of which only some places are used pays for these only.
+    """
     out = apply_linear(weights, f"{name}.out", mixed.transpose(1, 2).flatten(2))
     x = apply_norm(weights, f"{name}.norm1", x + dropout(out, rate, generator))
     raised = apply_linear(weights, f"{name}.up", x)
@@ -72,7 +103,7 @@ def attend(
     rate: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Softmax attention (B, heads, L, d / heads) of heads of that shape, with dropout on the attention weights."""
+    """Softmax attention of heads (B, heads, L, d / heads), with dropout on its weights; queries may be fewer than keys."""
     if generator is None or rate == 0:
         mask = None if absent is None else ~absent[:, None, None, :]
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
@@ -87,5 +118,6 @@ def attention(query: torch.Tensor, key: torch.Tensor, absent: torch.Tensor | Non
     return torch.softmax(scores, dim=3)
 
 
-def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+def split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(B, L, d) as (B, heads, L, d / heads)."""
     return x.view(*x.shape[:2], heads, -1).transpose(1, 2)
