@@ -22,7 +22,7 @@ class PeakMemory:
     def __init__(self, device: str) -> None:
         self._device = device
         if device != "cpu":
-            torch.cuda.init()  # the counter does not exist before
+            torch.cuda.init()  # type: ignore[no-untyped-call] # the counter does not exist before
             torch.cuda.reset_peak_memory_stats(device)
         try:
             _CLEAR.write_text(_PEAK)

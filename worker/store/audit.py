@@ -13,7 +13,17 @@ from worker.store.clock import now
 from worker.store.tables import AuditRow
 
 Role = Literal["viewer", "analyst", "admin"]
-Action = Literal["launch", "cancel", "retry", "add corpus", "add lists", "rename corpus", "delete study"]
+Action = Literal[
+    "launch",
+    "cancel",
+    "retry",
+    "add corpus",
+    "add lists",
+    "rename corpus",
+    "export study",
+    "import study",
+    "delete study",
+]
 
 _RANK: dict[str, int] = {role: rank for rank, role in enumerate(get_args(Role))}
 _NEEDS: dict[Action, Role] = {
@@ -23,6 +33,8 @@ _NEEDS: dict[Action, Role] = {
     "add corpus": "analyst",
     "add lists": "analyst",
     "rename corpus": "analyst",
+    "export study": "analyst",
+    "import study": "analyst",
     "delete study": "admin",
 }
 

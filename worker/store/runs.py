@@ -143,7 +143,22 @@ def find_or_create(session: Session, store: Store, actor: Actor, spec: JobSpec, 
     found = usable(session, spec.fingerprint())
     if found is not None:
         return found, False
-    run = RunRow(
+    run = new_run(
+        spec,
+        label,
+        state="queued",
+        attempts_allowed=store.settings.max_attempts,
+        created_at=now(),
+        created_by=actor.name,
+    )
+    session.add(run)
+    session.flush()
+    return run, True
+
+
+def new_run(spec: JobSpec, label: str, **life: Any) -> RunRow:
+    """A row, not yet in a session, with an id of its own and everything that follows from the spec."""
+    return RunRow(
         id=str(uuid.uuid4()),
         spec=spec.model_dump(mode="json"),
         fingerprint=spec.fingerprint(),
@@ -156,14 +171,8 @@ def find_or_create(session: Session, store: Store, actor: Actor, spec: JobSpec, 
         target=spec.target,
         seed=spec.seed,
         device=spec.budget.device,
-        state="queued",
-        attempts_allowed=store.settings.max_attempts,
-        created_at=now(),
-        created_by=actor.name,
+        **life,
     )
-    session.add(run)
-    session.flush()
-    return run, True
 
 
 # --- made by workers -----------------------------------------------------------------------------------------------
