@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,7 +13,6 @@ from cmr_core.interfaces import Arrays, IntArray, ParameterCount, Run
 from cmr_core.models.base import Factors
 from cmr_core.models.graph import Graph
 from cmr_core.models.losses import bpr, l2
-from cmr_core.models.negatives import Triples
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import adam
 from cmr_core.training.loop import Schedule, train
@@ -36,6 +36,20 @@ class Training(Frozen):
         return Schedule(self.epochs, self.eval_every, self.patience)
 
 
+Views = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""What a step trains on: table (N, D) and batch (3, B) -> final vectors (N, D) for BPR, and a weighted loss to add."""
+
+
+class Samples(Protocol):
+    """Training pairs with negatives, an epoch at a time: `negatives.Triples` and what is made of it."""
+
+    def __len__(self) -> int:
+        """Triples of an epoch."""
+
+    def epoch(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """User, positive and negative nodes, (n,) each, in random order."""
+
+
 def random_start(n_nodes: int, dimensions: int, generator: torch.Generator) -> torch.Tensor:
     """(n_nodes, dimensions) from N(0, 0.1), on the generator's device."""
     return torch.randn((n_nodes, dimensions), generator=generator, device=generator.device).mul_(0.1)
@@ -45,35 +59,43 @@ def fit_embedding(
     stage: str,
     start: torch.Tensor,
     propagate: Callable[[torch.Tensor], torch.Tensor],
-    triples: Triples,
+    triples: Samples,
     generator: torch.Generator,
     training: Training,
     run: Run,
     nodes: Mapping[str, tuple[IntArray, IntArray]],
+    *,
+    views: Views | None = None,
 ) -> Arrays:
     """BPR on `triples` with Adam, from the layer-0 table `start` (N, D); one propagation of the graph per step.
 
     `propagate` maps the table to final vectors (N, D); `triples` and `nodes`, the user and item rows of each
-    market to judge, number the table's rows. Returns `embedding`, the table at best validation, and `best` (2,),
-    its epoch and validation value. Raises as `training.loop.train`. Cost of an epoch: pairs / batch_size steps of
-    2 * layers sparse products each.
+    market to judge, number the table's rows. `views` puts other vectors in the place of `propagate`'s in training (not
+    in validation) and adds a loss, whose curve is `contrast`; it draws from `generator` alone. Returns `embedding`,
+    the table at best validation, and `best` (2,), its epoch and validation value. Raises as `training.loop.train`.
+    Cost of an epoch: pairs / batch_size steps of 2 * layers sparse products each.
     """
     table = start.detach().clone().requires_grad_()
     model = adam({"embedding": table}, training.learning_rate, generator)
 
-    def step(batch: torch.Tensor) -> torch.Tensor:
-        final = functional.embedding(batch, propagate(table))
+    def step(batch: torch.Tensor) -> dict[str, torch.Tensor]:
+        vectors, further = (propagate(table), None) if views is None else views(table, batch)
+        final = functional.embedding(batch, vectors)
         loss = bpr((final[0] * final[1]).sum(1), (final[0] * final[2]).sum(1))
         total = loss + training.l2 * l2(functional.embedding(batch, table), batch.shape[1])
+        curves = {"loss": loss.detach() * batch.shape[1]}
+        if further is not None:
+            total = total + further
+            curves["contrast"] = further.detach() * batch.shape[1]
         model.optimizer.zero_grad()
         total.backward()  # type: ignore[no-untyped-call]
         model.optimizer.step()
-        return loss.detach() * batch.shape[1]
+        return curves
 
     def epoch() -> dict[str, float]:
         rows = torch.stack(triples.epoch(generator))
-        losses = [step(batch) for batch in torch.split(rows, training.batch_size, dim=1)]
-        return {"loss": float(torch.stack(losses).sum()) / len(triples)}
+        steps = [step(batch) for batch in torch.split(rows, training.batch_size, dim=1)]
+        return {name: float(torch.stack([curves[name] for curves in steps]).sum()) / len(triples) for name in steps[0]}
 
     def validate() -> float:
         with torch.no_grad():
@@ -113,6 +135,7 @@ def factors_from_embedding(
     items: IntArray,
     parameters: ParameterCount,
     *,
+    own: bool = True,
     plain: np.ndarray | None = None,
     details: Mapping[str, float | str] | None = None,
 ) -> Factors:
@@ -121,11 +144,12 @@ def factors_from_embedding(
     With z^l = A^l x and H = mean of z^0..z^L: H_u = x_u / (L+1) + sum_j A_uj m_j, where
     m = (z^0 + ... + z^(L-1)) / (L+1) and A_uj = 1 / sqrt(d_u d_j). So `user_base` = x_u / (L+1) and
     `item_message` = m_j / sqrt(d_j): user[u] = user_base[u] + sum_{j in train(u)} item_message[j] / sqrt(d_u).
+    Without `own`, H is the mean of z^1..z^L: the base is 0 and m the mean of z^0..z^(L-1).
     `embedding` is layer 0 of all nodes of `graph`; `plain` is layer 0 without prompts, where there are any.
     """
     x = torch.from_numpy(embedding).to(graph.device)
-    share = 1 / (layers + 1)
-    final = graph.mean_layers(x, layers).cpu().numpy()
+    share = 1 / (layers + own)
+    final = (graph.mean_layers(x, layers) if own else graph.mean_neighbours(x, layers)).cpu().numpy()
     below = graph.mean_layers(x, layers - 1).cpu().numpy() * (layers * share) if layers else np.zeros_like(embedding)
     message = below[items] / np.sqrt(np.maximum(graph.degree[items], 1))[:, None]
     bare = (
@@ -135,7 +159,7 @@ def factors_from_embedding(
         parameters,
         user=final[users],
         item=final[items],
-        user_base=embedding[users] * np.float32(share),
+        user_base=embedding[users] * np.float32(share * own),
         item_message=message.astype(np.float32),
         user_plain=None if bare is None else bare[users],
         item_plain=None if bare is None else bare[items],

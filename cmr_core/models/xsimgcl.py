@@ -1,0 +1,64 @@
+"""XSimGCL (Yu et al., TKDE 2023): SimGCL with one noisy propagation for both losses."""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field, model_validator
+
+from cmr_core.interfaces import Recommender, Run, Task
+from cmr_core.models.contrast import batch_contrast, noisy_layers
+from cmr_core.models.embedding import Views
+from cmr_core.models.graph import Graph
+from cmr_core.models.registry import register
+from cmr_core.models.simgcl import SimGCLConfig, fit_contrasted
+
+
+class XSimGCLConfig(SimGCLConfig):
+    """Settings of XSimGCL: those of SimGCL with other defaults, and the layer to compare with."""
+
+    noise: float = Field(0.2, ge=0, le=10, description="Length of the random vector added to every layer's vectors")
+    temperature: float = Field(0.15, gt=0, le=10, description="Divides the cosines that are compared; small is sharp")
+    contrast_weight: float = Field(0.2, ge=0, le=100, description="Weight of the contrast beside BPR")
+    contrast_layer: int = Field(1, ge=1, le=8, description="Layer whose vectors are compared with the final ones")
+
+    @model_validator(mode="after")
+    def _has_the_layer(self) -> XSimGCLConfig:
+        if self.contrast_layer > self.layers:
+            raise ValueError(f"contrast_layer is {self.contrast_layer}, but there are only {self.layers} layers")
+        return self
+
+
+@register(
+    "xsimgcl",
+    label="XSimGCL",
+    family="single-market",
+    color="#0b7a8a",
+    config=XSimGCLConfig,
+    uses_sources=False,
+)
+class XSimGCL:
+    """SimGCL in one pass: final vectors of the target market's graph are compared with those of an earlier layer.
+
+    XSimGCL (Yu et al., "Towards Extremely Simple Graph Contrastive Learning for Recommendation", TKDE 2023): BPR and
+    InfoNCE on one propagation with noise; scores are made without noise.
+    Cost of a step: 2 * layers sparse products, as LightGCN, and B² * D for the contrast of B nodes.
+    Memory: (users + items) x D, twice for Adam and once per layer; B² for the contrast.
+    """
+
+    def __init__(self, config: XSimGCLConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the target's own pairs."""
+        return fit_contrasted("xsimgcl", self.config, task, run, self._views)
+
+    def _views(self, graph: Graph, generator: torch.Generator) -> Views:
+        config = self.config
+
+        def views(table: torch.Tensor, batch: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            layers = noisy_layers(graph, table, config.layers, config.noise, generator)
+            final = torch.stack(layers).mean(0)
+            compared = batch_contrast(final, layers[config.contrast_layer - 1], batch, config.temperature)
+            return final, config.contrast_weight * compared
+
+        return views
