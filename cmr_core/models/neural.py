@@ -10,6 +10,7 @@ import functools
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ Logits = Callable[[Tensors, torch.Tensor, torch.Tensor], torch.Tensor]
 Training asks with (n,) and (n,); scoring with (B, 1) and (1, I), where a first layer can be split into a user's and an
 item's part and added: that costs B + I products instead of B * I.
 """
+L = TypeVar("L", bound=Callable[..., torch.Tensor])
 CELLS = 1 << 16  # pairs at once, which keeps a layer of 64 units within the processor's cache
 
 
@@ -40,10 +42,10 @@ class Network:
 _networks: dict[str, Network] = {}
 
 
-def network(name: str, *, costly: bool = False, cells: int = CELLS) -> Callable[[Logits], Logits]:
-    """Decorator: the function becomes the network `name`, which stored models refer to."""
+def network(name: str, *, costly: bool = False, cells: int = CELLS) -> Callable[[L], L]:
+    """Decorator: the function, a `Logits` that may take more with defaults, becomes the network `name`."""
 
-    def add(logits: Logits) -> Logits:
+    def add(logits: L) -> L:
         _networks[name] = Network(name, logits, costly, cells)
         return logits
 
