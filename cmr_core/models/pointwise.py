@@ -135,9 +135,9 @@ class Rows:
     def __len__(self) -> int:
         return len(self._user)
 
-    def batches(self, size: int, generator: torch.Generator) -> Iterator[Batch]:
-        """One epoch in batches of `size` examples; O(pairs * k log)."""
-        order = torch.randperm(len(self), device=self._user.device, generator=generator)
+    def batches(self, size: int, generator: torch.Generator, *, most: int | None = None) -> Iterator[Batch]:
+        """One epoch in batches of `size` examples, or its first `most` pairs; O(pairs * k log)."""
+        order = torch.randperm(len(self), device=self._user.device, generator=generator)[:most]
         own = self._own[order, None].expand(-1, self.negatives).contiguous()
         drawn = self._table[self._shift[order, None] + self._draw.draw(own, generator)]
         item = torch.cat([self._item[order, None], drawn], dim=1)
