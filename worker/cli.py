@@ -10,7 +10,7 @@ import sys
 import typer
 
 from cmr_core.errors import CmrError
-from worker.commands import data, develop, results, runs, serve
+from worker.commands import data, develop, results, runs, serve, studies
 
 app = typer.Typer(
     name="cmr",
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(data.app, name="data")
+app.add_typer(studies.app, name="study")
 for module in (serve, runs, results, develop):
     module.register(app)
 

@@ -233,6 +233,67 @@ def test_one_unreadable_file_starts_none_of_the_others(cmr: Cmr, filled: Store, 
     assert list_runs(filled) == []
 
 
+# --- studies of the project, and for other machines ---------------------------------------------------------------
+
+
+def test_studies_of_the_project_are_listed_and_shown(cmr: Cmr) -> None:
+    code, out, _ = cmr("study", "list")
+    assert code == 0
+    assert "dcmpt-ablation\tWhat does each part of DCMPT contribute?" in out.splitlines()
+    code, out, _ = cmr("study", "show", "dcmpt-ablation")
+    assert code == 0
+    assert "paper: DCMPT paper, table 2" in out
+    assert "- ratio 80/10/10 · catalogue" in out
+    assert "It cannot run here yet: There is no corpus 'xmarket-electronics'. Add one first" in out
+
+
+def test_study_is_launched_by_name_or_from_a_file(cmr: Cmr, filled: Store, study: Path) -> None:
+    code, out, _ = cmr("study", "launch", study, "--dry-run")
+    assert (code, out) == (0, "mine: 4 runs, 0 there already, about 240 s of work\n")
+    assert "4 runs, 0 there already, about 240 s of work (4 runs" in cmr("study", "show", study)[1]
+    code, _, err = cmr("study", "launch", study, "acmr-ablation")
+    assert code == 1
+    assert "no corpus 'xmarket-electronics'" in err
+    code, _, err = cmr("study", "launch", "nothing")
+    assert code == 1
+    assert "no study 'nothing'" in err
+
+
+def test_study_goes_to_another_machine_and_is_continued_there(
+    cmr: Cmr,
+    filled: Store,
+    study: Path,
+    tmp_path: Path,
+    migrated: Path,
+    corpus: Corpus,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cmr("launch", study, "--inline")
+    out = tmp_path / "mine.zip"
+    assert cmr("study", "export", "mine", out) == (0, f"Wrote {out}: 4 runs\n", "")
+    code, _, err = cmr("study", "export", "mine", out)
+    assert code == 1
+    assert "exists" in err
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(migrated, other / "cmr.db")
+    monkeypatch.setenv("CMR_HOME", str(other))
+    get_settings.cache_clear()
+    code, _, err = cmr("study", "import", out)
+    assert code == 1
+    assert "corpus 'tiny'" in err
+    assert "cmr data add" in err
+    opened = open_store(Settings(home=other))
+    add_corpus(opened, LOCAL, corpus, "made by a test")
+    opened.close()
+    code, told, err = cmr("study", "import", out)
+    assert code == 0, err
+    assert told.endswith("4 runs imported, 0 there already\n")
+    assert "0 new runs, 4 reused" in cmr("study", "launch", study)[1]
+    assert cmr("export", "mine")[1].count("\n") == 5
+    assert cmr("study", "import", study)[0] == 1
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
@@ -345,6 +406,7 @@ def test_every_command_explains_itself(cmr: Cmr) -> None:
         ["data", "add"],
         ["data", "fetch"],
         ["data", "lists", "add"],
+        *(["study", name] for name in ("list", "show", "launch", "export", "import")),
         [],
     ]:
         code, out, _ = cmr(*words, "--help")

@@ -11,8 +11,13 @@ import typer
 from worker.store.study_files import load_study
 
 if TYPE_CHECKING:
+    from cmr_core.spec import StudySpec
     from worker.store.session import Store
     from worker.store.tables import RunRow
+
+WAIT = typer.Option("--wait", help="Wait until every run has ended.")
+INLINE = typer.Option("--inline", help="Run here, one after the other, without a queue.")
+DRY_RUN = typer.Option("--dry-run", help="Only say how many runs it makes.")
 
 
 def register(app: typer.Typer) -> None:
@@ -23,16 +28,22 @@ def register(app: typer.Typer) -> None:
 
 def launch(
     files: Annotated[list[Path], typer.Argument(help="Study files (YAML).")],
-    wait: Annotated[bool, typer.Option("--wait", help="Wait until every run has ended.")] = False,
-    inline: Annotated[bool, typer.Option("--inline", help="Run here, one after the other, without a queue.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how many runs it makes.")] = False,
+    wait: Annotated[bool, WAIT] = False,
+    inline: Annotated[bool, INLINE] = False,
+    dry_run: Annotated[bool, DRY_RUN] = False,
 ) -> None:
-    """Launch studies. Runs that exist already are used, not repeated."""
-    store = _store()
+    """Launch studies from files. Runs that exist already are used, not repeated."""
     studies = [load_study(path) for path in files]  # all of them first: nothing starts if one is wrong
+    launch_all(studies, wait=wait, inline=inline, dry_run=dry_run)
+
+
+def launch_all(studies: list[StudySpec], *, wait: bool, inline: bool, dry_run: bool) -> None:
+    """Launch the studies one after the other; with `inline` or `wait` ends once all runs have, with status 1 if not
+    all succeeded."""
     from worker.store.audit import LOCAL
     from worker.store.studies import estimate, launch_study
 
+    store = _store()
     ids: list[str] = []
     for study in studies:
         if dry_run:

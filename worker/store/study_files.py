@@ -1,16 +1,58 @@
-"""Studies as YAML files: what a page saves, `cmr launch` reads."""
+"""Studies as YAML files: what a page saves, `cmr launch` reads; and those that come with the project."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
-from cmr_core.errors import SpecError
+from cmr_core.errors import NotFoundError, SpecError
 from cmr_core.spec import StudySpec, parse
 
+STUDIES = Path(__file__).resolve().parents[2] / "studies"
 MOST_BYTES = 64 * 1024
 _EXAMPLE = "See studies/sample.yaml for a study."
+
+
+@dataclass(frozen=True)
+class BuiltinStudy:
+    """A study that comes with the project: the file `studies/<name>.yaml`. `title` says in words what it asks."""
+
+    name: str
+    title: str
+    path: Path
+    spec: StudySpec
+
+
+def builtin_studies(folder: Path = STUDIES) -> list[BuiltinStudy]:
+    """The studies of the project, by name. Raises NotFoundError where there is no such folder, SpecError for a file
+    that holds no study or one of another name."""
+    if not folder.is_dir():
+        raise NotFoundError(
+            f"The project's studies are not in {folder}.",
+            hint="They come with a checkout: install it in place (./cmr does), or give the file of a study.",
+        )
+    found = []
+    for path in sorted(folder.glob("*.yaml")):
+        spec = load_study(path)
+        if spec.name != path.stem:
+            raise SpecError(f"{path} holds the study {spec.name!r}.", hint="Name the file like its study.")
+        found.append(BuiltinStudy(spec.name, spec.title or spec.name, path, spec))
+    return found
+
+
+def find_study_file(wanted: str) -> StudySpec:
+    """The project's study of this name, or the study in this file. Raises NotFoundError, SpecError."""
+    if Path(wanted).suffix in (".yaml", ".yml") or "/" in wanted:
+        return load_study(Path(wanted))
+    studies = {study.name: study.spec for study in builtin_studies()}
+    if wanted not in studies:
+        raise NotFoundError(
+            f"The project has no study {wanted[:64]!r}.",
+            hint=f"It has: {', '.join(studies)}. A file of your own ends in .yaml.",
+        )
+    return studies[wanted]
 
 
 def load_study(path: Path) -> StudySpec:
