@@ -12,6 +12,7 @@ import torch
 from torch.nn import functional
 
 Parameters = dict[str, torch.Tensor]
+_LOW, _HIGH = -(2**63), 2**63 - 1  # all of an int64 but one value
 
 
 def table(rows: int, dimensions: int, generator: torch.Generator, *, deviation: float = 0.01) -> torch.Tensor:
@@ -74,11 +75,14 @@ def apply_tower(
 
 
 def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> torch.Tensor:
-    """Entries set to 0 at `rate` and the others scaled up; unchanged without a generator, as in scoring.
+    """Entries set to 0 at `rate`, to 1 / 65536, and the others scaled up; unchanged without a generator, as in scoring.
 
-    PyTorch's own dropout draws from the global generator, which a checkpoint does not hold.
+    PyTorch's own dropout draws from the global generator, which a checkpoint does not hold; its `bernoulli_` takes five
+    times as long as comparing 16 bits of a random word for each entry.
     """
     if generator is None or rate == 0:
         return x
-    kept = torch.empty_like(x).bernoulli_(1 - rate, generator=generator)
-    return x * kept.div_(1 - rate)
+    words = torch.empty(-(-x.numel() // 4), dtype=torch.int64, device=x.device)
+    bits = words.random_(-(2**63), None, generator=generator).view(torch.int16)[: x.numel()].view(x.shape)
+    limit = min(round(rate * 2**16), 2**16 - 1)
+    return x * (bits >= limit - 2**15).to(x.dtype).mul_(2**16 / (2**16 - limit))
