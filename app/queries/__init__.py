@@ -5,6 +5,7 @@ from __future__ import annotations
 from app.queries.lists import STATE_WORDS, clock, corpora, distinct, runs, state_counts, studies, workers
 from app.queries.results import finished, metric_names, metric_order, newest_protocol, protocols, results, slices
 from app.queries.single import artifacts, metrics, points, queue_position, run, stages
+from app.queries.study import study_metrics, study_progress, study_runs, study_stages, study_values
 
 __all__ = [
     "STATE_WORDS",
@@ -27,5 +28,10 @@ __all__ = [
     "stages",
     "state_counts",
     "studies",
+    "study_metrics",
+    "study_progress",
+    "study_runs",
+    "study_stages",
+    "study_values",
     "workers",
 ]

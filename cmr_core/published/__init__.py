@@ -36,6 +36,7 @@ class PublishedCost:
     method: str
     market: str
     parameters: float
+    seconds_per_epoch: float
     minutes: float
     recall_at_10: float
 
@@ -68,6 +69,7 @@ def load_costs() -> tuple[PublishedCost, ...]:
             row["method"],
             row["market"],
             _count(row["parameters_updated"]),
+            float(row["seconds_per_epoch"]),
             float(row["training_minutes"]),
             float(row["recall@10"]),
         )

@@ -1,0 +1,59 @@
+"""How much a setting matters: the metric over the values of each setting that a study tries."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from app.study.view import View
+from cmr_core.spec import MethodChoice, Scalar
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One choice's grid. `runs` are labelled with `said(point)`; `default`: that label of the method's default."""
+
+    title: str
+    names: tuple[str, ...]
+    values: dict[str, tuple[Scalar, ...]]
+    default: dict[str, Scalar]
+    runs: pd.DataFrame  # finished
+    wanted: pd.DataFrame  # all
+
+
+def panels(view: View) -> list[Panel]:
+    """A panel per choice with a grid, in the study's order."""
+    return [_panel(view, choice) for choice in view.spec.methods if choice.grid]
+
+
+def said(point: dict[str, Scalar]) -> str:
+    """A point as a label, which `points` reads back through the runs."""
+    return ", ".join(f"{name} = {value}" for name, value in point.items())
+
+
+def points(cells: pd.DataFrame, panel: Panel) -> pd.DataFrame:
+    """Cells with the value of each setting as columns named like it, besides those of the comparison."""
+    known = {said(point): point for point in panel.runs["point"]}
+    values = pd.DataFrame([known[label] for label in cells["label"]], index=cells.index, columns=list(panel.names))
+    return pd.concat([cells, values], axis=1)
+
+
+def ordered(values: Sequence[Scalar]) -> list[str]:
+    """Values as an axis prints them: numbers ascending, others in the study's order."""
+    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+    return [str(value) for value in (sorted(values, key=float) if numbers else values)]
+
+
+def _panel(view: View, choice: MethodChoice) -> Panel:
+    info = view.known.get(choice.method)
+    defaults = {} if info is None else info.configure(choice.settings).model_dump(mode="json")
+    default = {name: defaults[name] for name in choice.grid if name in defaults}
+    finished, wanted = (_named(view.of(choice, runs)) for runs in (view.labelled(), view.wanted()))
+    title = choice.label or (choice.method if info is None else info.label)
+    return Panel(title, tuple(choice.grid), dict(choice.grid), default, finished, wanted)
+
+
+def _named(runs: pd.DataFrame) -> pd.DataFrame:
+    return runs.assign(label=pd.Series([said(point) for point in runs["point"]], index=runs.index, dtype=object))
