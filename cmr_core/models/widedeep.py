@@ -55,7 +55,10 @@ def wide(weights: Tensors, user: torch.Tensor, item: torch.Tensor) -> torch.Tens
     longest = max(1, int((history >= 0).sum(-1).max()))
     past, code = history[..., :longest], weights["item.code"][item][..., None]
     known = (past >= 0) & (past != code)
-    return total + (functional.embedding(_bucket(past, code), weights["cross"])[..., 0] * known).sum(-1)
+    pair = torch.repeat_interleave(known.sum(-1).flatten())  # which of the pairs each crossed item belongs to
+    buckets = _bucket(past.expand_as(known)[known], code.expand_as(known)[known])
+    crossed = functional.embedding(buckets, weights["cross"])[:, 0]
+    return total + torch.zeros_like(total).flatten().index_add(0, pair, crossed).view_as(total)
 
 
 def constants(layout: Layout) -> Arrays:
