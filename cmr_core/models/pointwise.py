@@ -32,11 +32,12 @@ class Steps(Frozen):
     epochs: int
     eval_every: int
     patience: int
+    patience_reset: bool = True
 
     @property
     def schedule(self) -> Schedule:
         """For the epoch loop."""
-        return Schedule(self.epochs, self.eval_every, self.patience)
+        return Schedule(self.epochs, self.eval_every, self.patience, resets=self.patience_reset)
 
 
 class PointwiseConfig(Config):

@@ -18,12 +18,16 @@ CHECKPOINT_SECONDS = 20.0  # at most this much work is lost; writing one takes s
 
 @dataclass(frozen=True)
 class Schedule:
-    """When to evaluate, to stop and to keep a checkpoint. `patience` counts evaluations without improvement."""
+    """When to evaluate, to stop and to keep a checkpoint. `patience` counts evaluations without improvement.
+
+    `resets`: an improvement sets that count to zero, as is usual; otherwise it counts all of them.
+    """
 
     epochs: int
     eval_every: int = 1
     patience: int = 10
     checkpoint_seconds: float = field(default_factory=lambda: CHECKPOINT_SECONDS)
+    resets: bool = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +64,7 @@ def train(
     if kept is None:
         if monitor.cancelled():
             raise Cancelled(f"Stopped on request before stage {stage!r}.")
-        value = _judge(model, position, validate)
+        value = _judge(model, position, validate, schedule)
         monitor.report(Progress(stage, 0, schedule.epochs, _finite({"valid": value})))
     saved = time.monotonic()
     while position.epoch < schedule.epochs and position.bad < schedule.patience:
@@ -76,7 +80,7 @@ def train(
                 hint="Lower the learning rate, or look for extreme settings.",
             )
         if position.epoch % schedule.eval_every == 0 or position.epoch == schedule.epochs:
-            metrics["valid"] = _judge(model, position, validate)
+            metrics["valid"] = _judge(model, position, validate, schedule)
         if time.monotonic() - saved >= schedule.checkpoint_seconds:
             monitor.checkpoint(stage, pack(model, position))
             saved = time.monotonic()
@@ -85,13 +89,13 @@ def train(
     return Trained(best, position.best_epoch, position.best_value, position.epoch)
 
 
-def _judge(model: Trainable, position: Position, validate: Callable[[], float]) -> float:
+def _judge(model: Trainable, position: Position, validate: Callable[[], float], schedule: Schedule) -> float:
     value = validate()
     if math.isnan(value):
         return value
     if position.best_epoch < 0 or value > position.best_value:
         position.best, position.best_epoch, position.best_value = model.snapshot(), position.epoch, value
-        position.bad = 0
+        position.bad = 0 if schedule.resets else position.bad
     else:
         position.bad += 1
     return value

@@ -1,0 +1,204 @@
+"""ACMR, also called Bert4XMR (Hu et al., Information Systems 2024): attention over a user's items, for all markets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Run, Task
+from cmr_core.models.acmr_network import NAME, Histories, Reader, serve, start
+from cmr_core.models.acmr_rows import FixedRows
+from cmr_core.models.columns import Noise
+from cmr_core.models.embedding import best_details
+from cmr_core.models.neural import Live, NeuralScorer
+from cmr_core.models.pointwise import Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps
+from cmr_core.models.registry import register
+from cmr_core.models.towers import Parameters
+from cmr_core.training.monitor import shared_key
+
+DEVIATION = 0.02  # of the first item and market vectors
+
+
+class ACMRConfig(PointwiseConfig):
+    """Settings of ACMR. `epochs`, `eval_every`, `learning_rate` are those of pre-training."""
+
+    dimensions: int = Field(32, ge=2, le=1024, description="Length of each item's and market's vector")
+    layers: int = Field(4, ge=1, le=12, description="Transformer layers")
+    heads: int = Field(8, ge=1, le=64, description="Attention heads per layer; must divide the dimensions")
+    length: int = Field(50, ge=1, le=500, description="Items of a user's history at most; more are drawn at random")
+    dropout: float = Field(0.3, ge=0, lt=1, description="Share of entries that training hides")
+    market_embeddings: bool = Field(True, description="Add a vector of the market to every item's")
+    explicit_user: bool = Field(True, description="Predict from the mean of the history's outputs too")
+    pretrain: Literal["all", "target-only", "without-target"] = Field(
+        "all", description="Markets of the first stage; target-only has no second one"
+    )
+    pretrain_stop: Literal["mean", "target"] = Field(
+        "mean", description="Stop pre-training on all its markets, once for all targets, or on the target"
+    )
+    finetune: bool = Field(True, description="Go on with the target's pairs alone after pre-training")
+    acmr_neg: Literal["market", "static_global"] = Field(
+        "market",
+        description="Negatives of the own market in every epoch, or of all markets, drawn once (authors' code)",
+    )
+    history_includes_candidate: bool = Field(
+        False, description="Leave the positive in the history during training (authors' code)"
+    )
+    patience_reset: bool = Field(True, description="An improvement resets patience; not in the authors' code")
+    batch_size: int = Field(1024, ge=128, le=1_000_000, description="Positives and negatives per step")
+    epochs: int = Field(10, ge=1, le=5000, description="Passes over the training pairs of all markets at most")
+    finetune_learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size on the target")
+    finetune_epochs: int = Field(10, ge=1, le=5000, description="Passes over the target's training pairs at most")
+    finetune_eval_every: int = Field(1, ge=1, le=100, description="Passes over the target between two looks")
+    patience: int = Field(3, ge=1, le=1000, description="Looks without improvement before it stops")
+    valid_users: int = Field(100, ge=10, le=1_000_000, description="Users per market that a look asks at most")
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> Self:
+        if self.dimensions % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide {self.dimensions} dimensions")
+        return self
+
+    def first(self) -> Steps:
+        """How pre-training is trained."""
+        return self.steps().model_copy(update={"patience_reset": self.patience_reset})
+
+    def second(self) -> Steps:
+        """How fine-tuning is trained."""
+        own = {
+            "learning_rate": self.finetune_learning_rate,
+            "epochs": self.finetune_epochs,
+            "eval_every": self.finetune_eval_every,
+        }
+        return self.first().model_copy(update=own)
+
+
+class Stage:
+    """What both stages of a run have in common: the layout, the histories, the loss and the judge."""
+
+    def __init__(self, config: ACMRConfig, task: Task, run: Run) -> None:
+        self.config, self.run = config, run
+        self.layout = Layout((task.target,) if config.pretrain == "target-only" else task.markets)
+        self.histories = Histories.of(self.layout, config.length, self.fresh())
+
+    def fresh(self) -> torch.Generator:
+        """A generator that starts from the run's seed."""
+        return torch.Generator(device=self.run.device).manual_seed(self.run.seed)
+
+    def initial(self, generator: torch.Generator) -> Parameters:
+        """Parameters before pre-training."""
+        c = self.config
+        markets = len(self.layout.views) if c.market_embeddings else 0
+        return start(
+            generator,
+            self.layout.n_items,
+            markets,
+            c.dimensions,
+            c.layers,
+            explicit_user=c.explicit_user,
+            deviation=DEVIATION,
+        )
+
+    def train(
+        self,
+        name: str,
+        parameters: Parameters,
+        generator: torch.Generator,
+        steps: Steps,
+        views: Sequence[MarketView],
+        judges: Sequence[MarketView],
+    ) -> Arrays:
+        """Train on the pairs of `views`, judged by the mean validation value of `judges`."""
+        c = self.config
+        reader = Reader(
+            self.histories, c.heads, Noise(c.dropout, generator), with_candidate=c.history_includes_candidate
+        )
+        rows: Rows | FixedRows
+        if c.acmr_neg == "static_global":
+            rows = FixedRows(self.layout, c.negatives, self.fresh(), views=views)
+        else:
+            rows = Rows(self.layout, c.negatives, self.run.device, views=views)
+        return fit_steps(
+            name,
+            parameters,
+            lambda: rows.batches(c.batch_size, generator),
+            lambda batch: bce(reader.logits(parameters, batch)),
+            self._judge(parameters, judges),
+            generator,
+            steps,
+            self.run,
+        )
+
+    def served(self, weights: Parameters, view: MarketView) -> Parameters:
+        """What the network needs to score for the market."""
+        histories = self.histories.arrays(self.layout, view) | {"heads": np.array(self.config.heads)}
+        return serve(weights, self.layout, view, histories)
+
+    def _judge(self, parameters: Parameters, views: Sequence[MarketView]) -> Callable[[], float]:
+        def judge() -> float:
+            found = []
+            for view in views:
+                weights = self.served(parameters, view)
+                live = Live(NAME, lambda w=weights: w, view.n_items, self.run.device)  # type: ignore[misc]
+                found.append(self.run.validate(view.name, live, users=self.config.valid_users))
+            known = [value for value in found if np.isfinite(value)]
+            return float(np.mean(known)) if known else float("nan")
+
+        return judge
+
+
+@register("acmr", label="ACMR", family="cross-market", color="#d4a017", config=ACMRConfig)
+class ACMR:
+    """Attention over a user's items and a candidate, trained on all markets and then on the target.
+
+    Hu et al., Information Systems 2024: vectors of items and of markets are summed, transformer layers mix the items of
+    a history, which is a set, with the candidate, and their mean and the candidate's output give the logit. Pre-trained
+    on all markets, judged by their mean validation value and so shared by all targets, then fine-tuned on the target.
+    Departures from the authors' code, each with a setting that goes back: negatives come from the row's own market and
+    are drawn anew in every epoch; a positive is taken out of the history that it and its negatives are judged by.
+    Users are histories, not vectors. Memory: (items + 1) x D and 12 D^2 per layer, three times for Adam. An epoch costs
+    O(pairs x (1 + negatives) x history x layers x D^2); scoring a catalogue costs that much per user and item.
+    """
+
+    def __init__(self, config: ACMRConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> NeuralScorer:
+        """Pre-train, or take what another target's run pre-trained, then fine-tune."""
+        stage = Stage(self.config, task, run)
+        arrays = self._pretrained(stage, task, run)
+        details = best_details("pretraining", arrays)
+        if self.config.finetune and self.config.pretrain != "target-only":
+            generator = stage.fresh()
+            parameters = {
+                name: torch.from_numpy(value.copy()).to(run.device).requires_grad_()
+                for name, value in arrays.items()
+                if name != "best"
+            }
+            own = (task.target,)
+            arrays = stage.train("fine-tuning", parameters, generator, self.config.second(), own, own)
+            details |= best_details("fine-tuning", arrays)
+        weights = {name: torch.from_numpy(value) for name, value in arrays.items() if name != "best"}
+        stored = {name: value.cpu().numpy() for name, value in stage.served(weights, task.target).items()}
+        size = ParameterCount(trainable=count(arrays))
+        return NeuralScorer(size, NAME, stored, task.target.n_items, details, run.device)
+
+    def _pretrained(self, stage: Stage, task: Task, run: Run) -> Arrays:
+        c = self.config
+        views = {"all": task.markets, "target-only": (task.target,), "without-target": task.sources}[c.pretrain]
+        judges = views if c.pretrain_stop == "mean" else (task.target,)
+        settings = {name: value for name, value in c.model_dump().items() if not name.startswith("finetune")}
+        names = [[view.name for view in some] for some in (views, judges)]
+        kind = run.device.partition(":")[0]
+        key = shared_key(
+            "pretraining", NAME, task.digest, run.validate.digest, sorted(settings.items()), names, run.seed, kind
+        )
+
+        def build() -> Arrays:
+            generator = stage.fresh()
+            return stage.train("pretraining", stage.initial(generator), generator, c.first(), views, judges)
+
+        return run.monitor.shared(key, build)

@@ -1,0 +1,179 @@
+"""Transformer encoder layers for many short sequences, with one column per place of a sequence.
+
+Numbers are laid out as (dimensions, L, B): B sequences of L places. Products with weights then run over all places at
+once, and attention, whose matrices are tiny (9 x 9 and 4 numbers per head), is a few sums over the long last axis; torch's
+own attention treats each head of each sequence by itself and takes five to ten times as long. Same functions and the
+same named tensors as in `transformer.py`, except that dropout falls on the outputs of the two sublayers only, as in the
+equations of Hu et al. (2024), and not inside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from cmr_core.models.towers import dropout
+
+Weights = Mapping[str, torch.Tensor]
+EPSILON = 1e-5
+
+
+class Noise(NamedTuple):
+    """Dropout at `rate`, drawn from `generator`; None as generator is scoring, without dropout."""
+
+    rate: float = 0.0
+    generator: torch.Generator | None = None
+
+
+SILENT = Noise()
+
+
+def apply_layer(
+    weights: Weights,
+    name: str,
+    x: torch.Tensor,
+    absent: torch.Tensor | None,
+    heads: int,
+    noise: Noise = SILENT,
+    *,
+    last_only: bool = False,
+) -> torch.Tensor:
+    """One layer on (d, L, B); `absent` (L, B) bool marks places that nobody attends to.
+
+    `last_only` returns the outputs of the last place alone, (d, 1, B). O(B L d^2 + B L^2 d).
+    """
+    _, places, sequences = x.shape
+    flat = x.reshape(len(x), -1)
+    own = x[:, -1:] if last_only else x
+    query = _project(weights, f"{name}.query", own.reshape(len(x), -1)).view(heads, -1, own.shape[1], sequences)
+    key, value = (_project(weights, f"{name}.{p}", flat).view(heads, -1, places, sequences) for p in ("key", "value"))
+    mixed: torch.Tensor = _Attend.apply(query, key, value, absent)  # type: ignore[no-untyped-call]
+    return _finish(weights, name, own, mixed.reshape(own.shape), noise)
+
+
+def apply_first_layer(
+    weights: Weights,
+    name: str,
+    shared: torch.Tensor,
+    last: torch.Tensor,
+    absent: torch.Tensor | None,
+    heads: int,
+    noise: Noise = SILENT,
+) -> torch.Tensor:
+    """As `apply_layer` on sequences that differ in their last place only: shared (d, n, *a) and last (d, *b).
+
+    The shapes a and b, of two axes each, broadcast to the sequences (X, Y). The shared places attend to each other once
+    for all sequences: adding a place to a softmax moves its mean towards the new value by sigmoid(score - logsumexp
+    of the others). `absent` (n, *a). Returns (d, n + 1, X * Y). O(n X Y d^2), attention O(n X Y d).
+    """
+    size, n = shared.shape[:2]
+    grid = torch.broadcast_shapes(shared.shape[2:], last.shape[1:])
+    query, key, value = (_split(weights, f"{name}.{p}", shared, heads) for p in ("query", "key", "value"))
+    own_query, own_key, own_value = (
+        _split(weights, f"{name}.{p}", last[:, None], heads) for p in ("query", "key", "value")
+    )
+    root = (size // heads) ** 0.5
+    scores = (query[:, :, :, None] * key[:, :, None]).sum(1) / root  # (heads, n, n, *a)
+    onto = (own_query * key).sum(1) / root  # (heads, n, X, Y)
+    if absent is not None:
+        scores = scores.masked_fill(absent, -torch.inf)
+        onto = onto.masked_fill(absent, -torch.inf)
+    among = (torch.softmax(scores, 2)[:, None] * value[:, :, None]).sum(3)  # (heads, e, n, *a)
+    gate = torch.sigmoid((query * own_key).sum(1) / root - torch.logsumexp(scores, 2))
+    mixed = torch.lerp(among, own_value, gate[:, None])
+    itself = ((own_query * own_key).sum(1) / root).expand(heads, 1, *grid)
+    share = torch.softmax(torch.cat([onto.expand(heads, n, *grid), itself], 1), 1)[:, None]
+    own_mixed = (share[:, :, :n] * value).sum(2, keepdim=True) + share[:, :, n:] * own_value
+    whole = torch.cat([mixed, own_mixed], 2).reshape(size, n + 1, -1)
+    x = torch.cat([shared.expand(size, n, *grid), last[:, None].expand(size, 1, *grid)], 1).reshape(size, n + 1, -1)
+    return _finish(weights, name, x, whole, noise)
+
+
+def _finish(weights: Weights, name: str, x: torch.Tensor, mixed: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """What follows attention, on (d, L, B) places: its output map, two residual sums with norms, and the inner maps."""
+    flat = x.reshape(len(x), -1)
+    out = _project(weights, f"{name}.out", mixed.reshape(len(x), -1))
+    flat = _norm(weights, f"{name}.norm1", flat + dropout(out, *noise))
+    raised = _project(weights, f"{name}.up", flat).relu_()
+    lowered = _project(weights, f"{name}.down", raised)
+    return _norm(weights, f"{name}.norm2", flat + dropout(lowered, *noise)).view_as(x)
+
+
+def _project(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
+    """(outputs, N) of (inputs, N)."""
+    return torch.addmm(weights[f"{name}.bias"][:, None], weights[f"{name}.weight"], x)
+
+
+def _split(weights: Weights, name: str, x: torch.Tensor, heads: int) -> torch.Tensor:
+    """(heads, d / heads, *rest) of (d, *rest)."""
+    return _project(weights, name, x.reshape(len(x), -1)).view(heads, -1, *x.shape[1:])
+
+
+def _norm(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
+    """Layer normalisation of each column of (d, N)."""
+    found: torch.Tensor = _Norm.apply(x, weights[f"{name}.scale"], weights[f"{name}.shift"])  # type: ignore[no-untyped-call]
+    return found
+
+
+class _Norm(torch.autograd.Function):
+    """Means over the first axis as products with a row of ones, which are several times as fast as torch's sums."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
+        mean = x.new_full((1, len(x)), 1 / len(x))
+        centred = x - mean @ x
+        inverse = (mean @ centred.square()).add_(EPSILON).rsqrt_()
+        standard = centred.mul_(inverse)
+        ctx.save_for_backward(standard, inverse, scale)
+        return torch.addcmul(shift[:, None], standard, scale[:, None])
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+        standard, inverse, scale = ctx.saved_tensors
+        mean = grad.new_full((1, len(grad)), 1 / len(grad))
+        along = grad * standard
+        to_scale, to_shift = along.sum(1), grad.sum(1)
+        inner = grad * scale[:, None]
+        slope = mean @ along.mul_(scale[:, None])
+        inner.sub_(mean @ inner).addcmul_(standard, slope, value=-1).mul_(inverse)
+        return inner, to_scale, to_shift
+
+
+class _Attend(torch.autograd.Function):
+    """Softmax attention of queries (heads, e, L', B) over keys and values (heads, e, L, B): (heads, e, L', B)."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, absent: torch.Tensor | None
+    ) -> torch.Tensor:
+        query = query * query.shape[1] ** -0.5
+        scores = _dots(query, key)
+        if absent is not None:
+            scores.masked_fill_(absent, -torch.inf)
+        share = torch.softmax(scores, 2)
+        ctx.save_for_backward(query, key, value, share)
+        return _mean(share, value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+        query, key, value, share = ctx.saved_tensors
+        slope = _dots(grad, value)
+        slope = slope.sub_((slope * share).sum(2, keepdim=True)).mul_(share)
+        across = slope.transpose(1, 2)
+        to_query = _mean(slope, key).mul_(query.shape[1] ** -0.5)
+        return to_query, _mean(across, query), _mean(share.transpose(1, 2), grad), None
+
+
+def _dots(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """(heads, L', L, B): sums over e of rows (heads, e, L', B) times columns (heads, e, L, B)."""
+    found = rows[:, 0, :, None] * columns[:, 0, None]
+    for at in range(1, rows.shape[1]):
+        found.addcmul_(rows[:, at, :, None], columns[:, at, None])
+    return found
+
+
+def _mean(share: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """(heads, e, L', B): sums over L of share (heads, L', L, B) times value (heads, e, L, B)."""
+    return (share[:, None] * value[:, :, None]).sum(3)
