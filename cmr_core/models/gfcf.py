@@ -104,7 +104,8 @@ class Filters:
 
     def weights(self, choice: Choice) -> FloatArray:
         """Item weights (n, n): the linear filter plus the ideal one times its weight, `strength` frequencies of it."""
-        return self.linear + np.float32(choice.weights[IDEAL]) * self.ideal(choice.strength)
+        weight: FloatArray = self.linear + np.float32(choice.weights[IDEAL]) * self.ideal(choice.strength)
+        return weight
 
 
 def low_frequencies(normal: sp.csr_array, most: int) -> FloatArray:
@@ -120,5 +121,5 @@ def low_frequencies(normal: sp.csr_array, most: int) -> FloatArray:
     keep = np.flatnonzero(value > SMALLEST)[::-1]
     found: FloatArray = vector[:, keep]
     if not tall:
-        found = (normal.T @ found) / np.sqrt(value[keep])
+        found = np.asarray(normal.T @ found) / np.sqrt(value[keep])
     return found

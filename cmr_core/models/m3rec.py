@@ -1,0 +1,198 @@
+"""M3Rec: similarities of items over all markets as a prior, adapted to the target (Cao et al., SIGIR 2022)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from pydantic import Field
+
+from cmr_core.errors import Cancelled
+from cmr_core.interfaces import Arrays, FloatArray, IntArray, ParameterCount, Progress, Run, Task
+from cmr_core.models.base import ItemItem
+from cmr_core.models.cooccurrence import Choice, Search, counts, fit_once
+from cmr_core.models.ease import item_weights
+from cmr_core.models.inverse import inverse
+from cmr_core.models.node2vec import STAGE, Walking, node2vec
+from cmr_core.models.registry import Config, register
+from cmr_core.training.monitor import shared_key
+
+INTRA, INTER = "intra-market", "inter-market"
+PENALTIES = (50.0, 150.0, 500.0, 2000.0)
+INTRA_WEIGHTS = (0.5, 1.0)
+INTER_WEIGHTS = (0.0, 0.1, 0.5)
+
+
+class M3RecConfig(Config):
+    """Settings of M3Rec: the two similarities that all targets share, and the target's adaptation."""
+
+    global_penalty: float = Field(
+        200.0, ge=0.1, le=1e6, description="L2 penalty of the EASE over all markets (lambda 1)"
+    )
+    penalty: float = Field(
+        500.0, ge=0.1, le=1e6, description="How firmly the target's item weights are held to the prior (lambda 2)"
+    )
+    intra_weight: float = Field(1.0, ge=0, le=10, description="Weight in the prior of the EASE over all markets (a)")
+    inter_weight: float = Field(0.1, ge=0, le=10, description="Weight in the prior of the walks' similarity (b)")
+    tune: bool = Field(
+        True, description="Choose the target's penalty, then both weights, on validation; the given ones come first"
+    )
+    neighbours: int = Field(100, ge=1, le=100_000, description="Most similar items kept for each item by the walks")
+    walk_dimensions: int = Field(64, ge=2, le=1024, description="Length of node2vec's item vectors")
+    walks: int = Field(10, ge=1, le=1000, description="Random walks that start at each item")
+    walk_length: int = Field(40, ge=2, le=1000, description="Items per walk")
+    walk_window: int = Field(5, ge=1, le=100, description="Steps before and after an item that its vector predicts")
+    walk_negatives: int = Field(5, ge=1, le=100, description="Weight of random items against each predicted one")
+    walk_batch: int = Field(256, ge=1, le=100_000, description="Walks per step of node2vec")
+    walk_learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's step size for node2vec")
+    walk_epochs: int = Field(2, ge=1, le=1000, description="Passes of node2vec over all walks")
+
+    def walking(self) -> Walking:
+        """What `node2vec` takes."""
+        return Walking(
+            dimensions=self.walk_dimensions,
+            walks=self.walks,
+            length=self.walk_length,
+            window=self.walk_window,
+            negatives=self.walk_negatives,
+            batch=self.walk_batch,
+            learning_rate=self.walk_learning_rate,
+            epochs=self.walk_epochs,
+        )
+
+
+@register(
+    "m3rec",
+    label="M³Rec",
+    family="cross-market",
+    color="#e7298a",
+    config=M3RecConfig,
+)
+class M3Rec:
+    """Learns from all markets which items speak for each other, then adapts that to the target's own histories.
+
+    Cao et al., SIGIR 2022, of which neither code nor full text is public: our reconstruction from the abstract. (a)
+    EASE over the users of all markets; (b) node2vec on the graph of their co-occurrences, cosines above zero, the
+    nearest 100 of each item, rows adding up to 1; (c) the prior S = a (a) + b (b), and in the target the B without
+    diagonal that is least in |X - X B|^2 + lambda_2 |B - S|^2. With S = 0 that is EASE.
+
+    Cost: stages (a), some seconds, and (b), some ten seconds, once for all targets; for the target up to ten
+    candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a), 4 I²
+    kept; 36 n² bytes for n items of the target.
+    """
+
+    def __init__(self, config: M3RecConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> ItemItem:
+        """Both similarities, then the target. Raises Cancelled between two steps, TrainingError on a fault."""
+        config, codes = self.config, task.target.catalogue
+        intra = intra_market(task, run, config.global_penalty)["weight"][np.ix_(codes, codes)]
+        vectors = inter_market(task, run, config.walking())["vectors"]
+        local = Local(counts(task.target, codes).astype(np.float64), intra, nearest(vectors, codes, config.neighbours))
+        fitted, choice, judged = _choose(config, task, run, local)
+        count = ParameterCount(frozen=vectors.size, closed_form=task.n_items**2 + len(codes) ** 2)
+        return replace(fitted, parameters=count, details={**choice.details("penalty"), **judged})
+
+
+def intra_market(task: Task, run: Run, penalty: float) -> Arrays:
+    """`weight`: EASE over the users of all markets, float32 (I, I) in global item codes. All targets share it."""
+
+    def build() -> Arrays:
+        if run.monitor.cancelled():
+            raise Cancelled("The run was stopped on request.")
+        weight = item_weights(co_occurrences(task), penalty)
+        run.monitor.report(Progress("ease-all", 1, 1))
+        return {"weight": weight}
+
+    return run.monitor.shared(shared_key("ease-all", task.digest, penalty), build)
+
+
+def inter_market(task: Task, run: Run, walking: Walking) -> Arrays:
+    """`vectors`: node2vec on the items' co-occurrences in all markets, float32 (I, D). All targets share it."""
+    key = shared_key(STAGE, task.digest, walking.digest(), run.seed, run.device.partition(":")[0])
+
+    def build() -> Arrays:
+        graph = co_occurrences(task)
+        graph.setdiag(0)
+        graph.eliminate_zeros()
+        generator = torch.Generator(device=run.device).manual_seed(run.seed)
+        return {"vectors": node2vec(graph, walking, generator, run.monitor)}
+
+    return run.monitor.shared(key, build)
+
+
+def co_occurrences(task: Task) -> sp.csr_array:
+    """How many users of all markets had both items, in training: float64 (I, I) in global codes."""
+    everything = np.arange(task.n_items)
+    total = sp.csr_array((task.n_items, task.n_items))
+    for view in task.markets:
+        total = total + counts(view, everything).astype(np.float64)
+    return sp.csr_array(total)
+
+
+def nearest(vectors: FloatArray, codes: IntArray, neighbours: int) -> FloatArray:
+    """Cosines above zero of items `codes` (n,) with their nearest among all items, (n, n) float32, the part in `codes`.
+
+    Each row of all items adds up to 1, or to 0 where an item has no vector; no item is its own neighbour. Of equal
+    cosines at the limit all are kept.
+    """
+    length = np.linalg.norm(vectors, axis=1, keepdims=True)
+    unit = np.divide(vectors, length, out=np.zeros_like(vectors), where=length > 0)
+    cosine = np.maximum(unit[codes] @ unit.T, 0)
+    cosine[np.arange(len(codes)), codes] = 0
+    if neighbours < cosine.shape[1]:
+        limit = np.partition(cosine, -neighbours, axis=1)[:, -neighbours, None]
+        cosine[cosine < limit] = 0
+    total = cosine.sum(axis=1, keepdims=True)
+    share = np.divide(cosine, total, out=np.zeros_like(cosine), where=total > 0)
+    return np.ascontiguousarray(share[:, codes])
+
+
+class Local:
+    """Item weights of the target for any penalty and weights of the two parts of the prior."""
+
+    def __init__(self, gram: sp.csr_array, intra: FloatArray, inter: FloatArray) -> None:
+        """`gram` is the target's X'X (n, n), float64; `intra` and `inter` are (n, n) in its item codes."""
+        self._gram, self._intra, self._inter = gram, intra, inter
+        self._last: tuple[float, FloatArray] | None = None
+
+    def weights(self, choice: Choice) -> FloatArray:
+        """argmin |X - X B|^2 + l |B - S|^2 over B without diagonal, float32 (n, n).
+
+        With P = (X'X + l I)^-1 and T = l P S that is -P diag(1 / diag P) off the diagonal, which is EASE, plus
+        T - P diag(diag T / diag P). Raises TrainingError where there is no inverse.
+        """
+        penalty, a, b = choice.strength, choice.weights[INTRA], choice.weights[INTER]
+        p = self._inverse(penalty)
+        single = p.astype(np.float32)
+        moved = single @ (np.float32(a * penalty) * self._intra + np.float32(b * penalty) * self._inter)
+        weight: FloatArray = moved - single * ((1 + moved.diagonal()) / p.diagonal()).astype(np.float32)
+        np.fill_diagonal(weight, 0.0)
+        return weight
+
+    def _inverse(self, penalty: float) -> FloatArray:
+        if self._last is None or self._last[0] != penalty:
+            self._last = None  # two inverses at once would be the peak of memory
+            self._last = penalty, inverse(sp.csr_array(self._gram + penalty * sp.eye_array(self._gram.shape[0])))
+        return self._last[1]
+
+
+def _choose(config: M3RecConfig, task: Task, run: Run, local: Local) -> tuple[ItemItem, Choice, dict[str, float | str]]:
+    """The given settings; with `tune` the best penalty beside the given weights, then the best weights beside it."""
+    given = Choice(config.penalty, {INTRA: config.intra_weight, INTER: config.inter_weight})
+    if not config.tune:
+        return fit_once(task, run, local.weights, given), given, {}
+    penalties = [penalty for penalty in PENALTIES if penalty != config.penalty]
+    weights = [{INTRA: a, INTER: b} for a in INTRA_WEIGHTS for b in INTER_WEIGHTS]
+    search = Search(task, run, local.weights, 1 + len(penalties) + len(weights))
+    for penalty in (config.penalty, *penalties):
+        search.consider(Choice(penalty, given.weights))
+    assert search.best is not None, "a search without candidates"
+    penalty = search.best[1].strength
+    for pair in weights:
+        search.consider(Choice(penalty, pair))
+    value, choice, fitted = search.best
+    return fitted, choice, {"validation": value}
