@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
@@ -17,9 +17,9 @@ from worker.store.audit import Actor, record, require
 from worker.store.clock import now
 from worker.store.corpora import dated_markets, find_corpus, get_corpus, market_names
 from worker.store.lists import check_lists
-from worker.store.runs import find_or_create, usable
+from worker.store.runs import find_or_create
 from worker.store.session import Store, lock
-from worker.store.tables import CorpusRow, RunRow, StudyRow, StudyRunRow
+from worker.store.tables import USABLE, CorpusRow, RunRow, StudyRow, StudyRunRow
 
 if TYPE_CHECKING:
     from cmr_core.models.registry import MethodInfo
@@ -124,20 +124,16 @@ def launch_study(store: Store, actor: Actor, spec: StudySpec) -> Launched:
 def estimate(store: Store, spec: StudySpec) -> Estimate:
     """How many runs the study makes and roughly how long they take. Raises SpecError, NotFoundError."""
     with store.read() as session:
-        jobs = expand_labelled(spec, find_corpus(session, spec.corpus))
-        result = Estimate(len(jobs), 0, 0.0, 0)
+        corpus = find_corpus(session, spec.corpus)
+        jobs = expand_labelled(spec, corpus)
+        known = RunRow.corpus == corpus.digest, RunRow.state.in_(USABLE)
+        there = set(session.scalars(select(RunRow.fingerprint).where(*known)))
+        past = _Past(session, corpus.digest)
         for job in jobs:
             check_lists(session, job.spec)
-            if usable(session, job.spec.fingerprint()) is not None:
-                result = replace(result, reused=result.reused + 1)
-                continue
-            past = _past_seconds(session, job.spec)
-            result = replace(
-                result,
-                seconds=result.seconds + (DEFAULT_SECONDS if past is None else past),
-                known=result.known + (past is not None),
-            )
-        return result
+    new = [past.seconds(job.spec) for job in jobs if job.spec.fingerprint() not in there]
+    seconds = sum(DEFAULT_SECONDS if guess is None else guess for guess in new)
+    return Estimate(len(jobs), len(jobs) - len(new), seconds, sum(guess is not None for guess in new))
 
 
 def list_studies(store: Store) -> list[StudyRow]:
@@ -258,9 +254,22 @@ def _check_protocol(protocol: Protocol, corpus: CorpusRow) -> None:
         )
 
 
-def _past_seconds(session: Session, job: JobSpec) -> float | None:
-    done = select(func.avg(RunRow.seconds)).where(
-        RunRow.method == job.method, RunRow.corpus == job.corpus, RunRow.state == "succeeded"
-    )
-    same = session.scalar(done.where(RunRow.target == job.target))
-    return session.scalar(done) if same is None else same
+class _Past:
+    """Mean seconds of a corpus's finished runs, read once: a study may have thousands of jobs."""
+
+    def __init__(self, session: Session, corpus: str) -> None:
+        spent = func.sum(RunRow.seconds), func.count(RunRow.seconds)
+        query = select(RunRow.method, RunRow.target, *spent).where(RunRow.corpus == corpus, RunRow.state == "succeeded")
+        self._sums: dict[tuple[str, str | None], tuple[float, int]] = {}
+        for method, target, seconds, runs in session.execute(query.group_by(RunRow.method, RunRow.target)):
+            before, many = self._sums.get((method, None), (0.0, 0))
+            self._sums[method, target] = seconds or 0.0, runs
+            self._sums[method, None] = before + (seconds or 0.0), many + runs
+
+    def seconds(self, job: JobSpec) -> float | None:
+        """Of the method on the target, else of the method on any; None where it has never run."""
+        for key in ((job.method, job.target), (job.method, None)):
+            seconds, runs = self._sums.get(key, (0.0, 0))
+            if runs:
+                return seconds / runs
+        return None
