@@ -8,6 +8,7 @@ import streamlit as st
 
 PAGES = {
     "home": ("Overview", ":material/home:"),
+    "studies": ("Studies", ":material/science:"),
     "launch": ("Launch", ":material/play_circle:"),
     "runs": ("Runs", ":material/list_alt:"),
     "compare": ("Compare", ":material/bar_chart:"),
@@ -25,8 +26,11 @@ def main() -> None:
         st.Page(f"views/{name}.py", title=title, icon=symbol, url_path=name, default=name == "home")
         for name, (title, symbol) in PAGES.items()
     ]
-    single = st.Page("views/run.py", title="Run", icon=":material/article:", url_path="run", visibility="hidden")
-    st.navigation([*shown, single], position="top").run()
+    single = [
+        st.Page(f"views/{name}.py", title=title, icon=":material/article:", url_path=name, visibility="hidden")
+        for name, title in (("run", "Run"), ("study", "Study"))
+    ]
+    st.navigation([*shown, *single], position="top").run()
 
 
 main()

@@ -56,12 +56,13 @@ def corpora(store: Store) -> pd.DataFrame:
 
 
 def studies(store: Store) -> pd.DataFrame:
-    """One row per study, newest first: id, name, created_at, created_by, runs, and how many of them are over."""
+    """One row per study, newest first: id, name, title, created_at, created_by, runs, and how many of them are over."""
     over = func.sum(RunRow.state.in_(("succeeded", "failed", "cancelled")).cast(Integer))
     query = (
         select(
             StudyRow.id,
             StudyRow.name,
+            StudyRow.spec["title"].as_string().label("title"),
             StudyRow.created_at,
             StudyRow.created_by,
             func.count(RunRow.id).label("runs"),
@@ -69,7 +70,7 @@ def studies(store: Store) -> pd.DataFrame:
         )
         .outerjoin(StudyRunRow, StudyRunRow.study_id == StudyRow.id)
         .outerjoin(RunRow, RunRow.id == StudyRunRow.run_id)
-        .group_by(StudyRow.id, StudyRow.name, StudyRow.created_at, StudyRow.created_by)
+        .group_by(StudyRow.id)
         .order_by(StudyRow.created_at.desc(), StudyRow.id)
     )
     return frame(store, query)

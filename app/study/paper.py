@@ -7,37 +7,25 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
+from cmr_core.models.registry import MethodInfo
 from cmr_core.published import Published
 
-# names that papers use for one and the same method, without signs: ours -> theirs
-ALIASES = {
-    "neumf": ("nmf", "neumf"),
-    "lightgcn": ("lightgcn", "lightgcntargetonly"),
-    "m3rec": ("m3rec", "m³rec"),
-    "acmr": ("acmr", "bert4xmr"),
-    "widedeep": ("widedeep", "wideanddeep"),
-}
+# methods that papers call otherwise than we do, without signs
+ALIASES = {"neumf": "nmf", "neumf++": "nmf++", "acmr": "bert4xmr"}
 
 
 def key(name: str) -> str:
-    """A name without case, brackets and signs, e.g. `Wide&Deep++` -> `widedeep++`; `no-prompt` -> `w/oprompt`."""
-    short = re.sub(r"\s*\(.*?\)|,.*$", "", name.lower())
-    short = re.sub(r"^(no-|without |w/o )", "w/o", short)
-    return re.sub(r"[^a-z0-9³+/]", "", short.replace("w/o", "/")).replace("/", "w/o")
+    """A name without case and signs: `Wide&Deep++` and `wide-deep-all` -> `widedeep++`; `no-prompt` -> `w/oprompt`."""
+    short = re.sub(r"^(no-|without )", "w/o", name.lower())
+    return re.sub(r"[^a-z0-9+/]", "", re.sub(r"-all$", "++", short))
 
 
 def counterpart(names: Sequence[str], theirs: Sequence[str]) -> str | None:
-    """The paper's row for one of our methods, known by any of `names` (its label, its name), or None."""
-    by_key = {key(name): name for name in theirs}
-    for mine in map(key, names):
-        plus = "++" if mine.endswith("++") else ""
-        same = next(
-            (group for group in ALIASES.values() if mine.removesuffix("++") in group), (mine.removesuffix("++"),)
-        )
-        for candidate in (mine, *(name + plus for name in same)):
-            if candidate in by_key:
-                return by_key[candidate]
-    return None
+    """The paper's row of what we call by any of `names`, or None."""
+    known = {key(name): name for name in theirs}
+    mine = [key(name) for name in names]
+    found = [known[name] for name in (*mine, *(ALIASES.get(name, "") for name in mine)) if name in known]
+    return found[0] if found else None
 
 
 def numbers(source: str, metric: str, targets: Sequence[str], known: Sequence[Published]) -> pd.DataFrame:
@@ -49,14 +37,15 @@ def numbers(source: str, metric: str, targets: Sequence[str], known: Sequence[Pu
     return wide[[target for target in targets if target in wide.columns]]
 
 
-def pairs(labels: Mapping[str, str], theirs: Sequence[str]) -> dict[str, str]:
-    """Our label -> the paper's row. Of several configurations of a method, the first one stands for it.
+def pairs(labels: Mapping[str, str], theirs: Sequence[str], known: Mapping[str, MethodInfo]) -> dict[str, str]:
+    """Our label -> the paper's row. A label may be the paper's own name; a method with its defaults has its name too.
 
-    `labels`: label -> method, in the table's order.
+    `labels`: label -> method, in the study's order. Each row is given once.
     """
     found: dict[str, str] = {}
     for label, method in labels.items():
-        row = counterpart((label, method), theirs)
+        standard = method in known and known[method].label == label
+        row = counterpart((label, method) if standard else (label,), theirs)
         if row is not None and row not in found.values():
             found[label] = row
     return found

@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 MEASURES = {
-    "density": "Density (interactions per user and item)",
     "pairs": "Interactions",
+    "density": "Density (interactions per user and item)",
     "users": "Users",
     "paper": "As the DCMPT paper divides them",
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -37,6 +37,12 @@ class View:
     def targets(self) -> list[str]:
         """Target markets of the runs, by name."""
         return sorted(set(self.runs["target"]))
+
+    def judged_by(self, metric: str, values: pd.DataFrame) -> View:
+        """The same with another metric; `values`: as `queries.study_values`."""
+        means = values[values["slice"] == "all"].drop(columns="slice")
+        results = self.runs[self.runs["state"] == "succeeded"].merge(means, on="run_id")
+        return replace(self, metric=metric, results=results)
 
     def labelled(self) -> pd.DataFrame:
         """Finished runs with all sources, under names that tell configurations apart, in the study's order."""

@@ -39,7 +39,7 @@ def body(store: Store) -> None:
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
         return
-    table = _compare(kept, metric, reference)
+    table = cached.compare(kept, metric, reference)
     view = panels.View(digest, protocol, text, metric, kept, table)
     name = frame.choose(
         "View", list(VIEWS), "view", text=VIEWS.__getitem__, control=st.segmented_control, required=True,
@@ -80,18 +80,6 @@ def _rows(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
             text=lambda key: "Strongest single-market method" if key == comparison.STRONGEST else key,
         )  # fmt: skip
     return kept, reference
-
-
-def _compare(runs: pd.DataFrame, metric: str, reference: str) -> comparison.Comparison:
-    # bootstrap and tests take seconds on large markets: each market is kept until one of its runs changes
-    groups = [(str(target), rows) for target, rows in runs.groupby("target")]
-    place, parts = st.empty(), []
-    for at, (target, rows) in enumerate(groups):
-        place.progress(at / len(groups), text=f"Comparing {words.plural(len(runs), 'run')}: market {target} …")
-        key = tuple(zip(rows["run_id"], rows["finished_at"].map(str), rows["label"], strict=True))
-        parts.append(cached.market(target, key, metric, reference, rows))
-    place.empty()
-    return comparison.assemble(metric, parts)
 
 
 frame.show(body)

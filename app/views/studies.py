@@ -1,0 +1,180 @@
+"""Studies: what is asked, by whom it was launched, how far it is; and the questions that come with the project."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from app import actions, auth, cached, frame, queries, study_files, words
+from app.study_files import Offer
+from cmr_core.errors import CmrError
+from cmr_core.spec import StudySpec
+from worker.store.session import Store
+
+
+def body(store: Store) -> None:
+    """Launched studies first, then those that can be launched with one click, then files."""
+    frame.header(
+        "Studies", "A study is one question: methods × markets × protocols × seeds, and the figures that answer it."
+    )
+    actions.show_notes()
+    if queries.corpora(store).empty:
+        frame.empty(
+            "**There is no data yet.** Add some with `./cmr data add PATH`, or `./cmr data fetch` a public one; the "
+            "studies below say which one they need."
+        )
+    _launched(store)
+    _file(store)
+    _offered(store)
+
+
+@st.fragment(run_every=5.0)
+def _launched(store: Store) -> None:
+    st.subheader("Launched", anchor=False)
+    studies = queries.studies(store)
+    if studies.empty:
+        st.caption("None yet. Launch one below, or put one together on the page Launch.")
+        return
+    progress, alive = queries.study_progress(store), len(queries.workers(store))
+    left = studies["id"].map(progress["seconds"]).fillna(0.0)
+    table = pd.DataFrame(
+        {
+            "Study": studies["title"].replace("", None).fillna(studies["name"]),
+            "Name": studies["name"],
+            "Runs": studies["runs"],
+            "Over": studies["over"] / studies["runs"].clip(lower=1),
+            "Ended badly": [_bad(progress, study_id) for study_id in studies["id"]],
+            "Remaining": [_remaining(seconds, alive) for seconds in left],
+            "Launched": studies["created_at"].map(words.minute),
+            "By": studies["created_by"],
+        }
+    )
+    bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
+    chosen = st.dataframe(
+        table, hide_index=True, key="launched", on_select="rerun", selection_mode="single-row",
+        height="auto" if len(table) < 8 else 300, column_config={"Over": bar},
+    )  # fmt: skip
+    rows = [row for row in chosen["selection"]["rows"] if row < len(studies)]
+    _buttons(None if not rows else str(studies["id"].iloc[rows[0]]))
+
+
+def _bad(progress: pd.DataFrame, study_id: str) -> str:
+    if study_id not in progress.index:
+        return ""
+    counts = progress.loc[study_id].reindex(["failed", "cancelled"]).fillna(0).astype(int)
+    return ", ".join(f"{n} {queries.STATE_WORDS[str(state)]}" for state, n in counts.items() if n)
+
+
+def _remaining(seconds: float, alive: int) -> str:
+    if not seconds:
+        return ""
+    return f"≈ {words.duration(seconds / alive)}" if alive else "no worker is alive"
+
+
+def _buttons(study: str | None) -> None:
+    params = {"study": str(study)}
+    with st.container(horizontal=True):
+        if st.button("Open", type="primary", disabled=study is None, help="Tick a study", key="open"):
+            st.switch_page("views/study.py", query_params=params)
+        if st.button("Its runs", disabled=study is None, help="Tick a study", key="its-runs"):
+            st.switch_page("views/runs.py", query_params=params)
+        if st.button("Copy as a new study", disabled=study is None, help="Tick a study", key="copy"):
+            st.switch_page("views/launch.py", query_params=params)
+
+
+def _file(store: Store) -> None:
+    with st.expander("Bring a study from a file", icon=":material/upload_file:"):
+        if not auth.allowed("import study"):
+            st.caption("Your role may look, and not bring studies.")
+            return
+        file = st.file_uploader(
+            "A study file (YAML), to be launched here; or an exported study (ZIP) with its finished runs",
+            [*study_files.YAML, *study_files.ARCHIVE], key="study-file", max_upload_size=study_files.MOST_MEGABYTES,
+        )  # fmt: skip
+        if file is None:
+            return
+        try:
+            if file.name.lower().endswith(study_files.ARCHIVE):
+                if st.button("Import its runs", type="primary", key="import"):
+                    _import(store, file.name, file.getvalue())
+                return
+            spec = study_files.take(store, file.name, file.getvalue())
+            if isinstance(spec, StudySpec):
+                _card(store, study_files.offer(store, spec), {}, "file")
+        except CmrError as error:
+            frame.tell(error)
+            st.caption("Nothing was stored.")
+
+
+def _import(store: Store, name: str, data: bytes) -> None:
+    with st.spinner("Checking and storing …", show_time=True):
+        said = study_files.take(store, name, data)
+    actions.note(str(said))
+    st.rerun()
+
+
+def _offered(store: Store) -> None:
+    st.subheader("Ready to launch", anchor=False)
+    newest = queries.studies(store).drop_duplicates("name").set_index("name")["id"].to_dict()
+    stamp = tuple(sorted(queries.state_counts(store).items()))
+    with st.spinner("Counting runs …", show_time=False):
+        offers = [cached.offer(spec, stamp) for spec in study_files.specs()]
+    for offer in sorted(offers, key=lambda one: one.fault is not None):
+        _card(store, offer, {str(name): str(study) for name, study in newest.items()}, offer.spec.name)
+
+
+def _card(store: Store, offer: Offer, newest: dict[str, str], key: str) -> None:
+    spec = offer.spec
+    with st.container(border=True, key=f"study-{key.replace('.', '-')}"):
+        asked, cost, buttons = st.columns([6, 3, 2], vertical_alignment="center", gap="medium")
+        with asked:
+            st.markdown(f"**{frame.literal(spec.title or spec.name)}**")
+            st.caption(f"{frame.literal(spec.name)} · {offer.size} · {frame.literal(spec.corpus[:40])}")
+        with cost:
+            _cost(offer)
+        with buttons:
+            if spec.name in newest:
+                st.page_link(
+                    "views/study.py", label="Open", icon=":material/arrow_forward:",
+                    query_params={"study": newest[spec.name]},
+                )  # fmt: skip
+            if offer.cost is None or offer.new or spec.name not in newest:
+                _launch_button(store, offer, key)
+
+
+def _launch_button(store: Store, offer: Offer, key: str) -> None:
+    may = auth.allowed("launch")
+    clicked = st.button(
+        "Launch" if offer.cost is None or offer.new else "Show the figures",
+        key=f"launch-{key}",
+        type="primary" if offer.new else "secondary",
+        disabled=offer.cost is None or not may,
+        width="stretch",
+        help=None if may else "Your role may look, and not launch.",
+    )
+    if clicked:
+        _launch(store, offer.spec)
+
+
+def _cost(offer: Offer) -> None:
+    if offer.cost is None:
+        st.caption(frame.literal(f"Cannot run here yet. {offer.fault.explain() if offer.fault else ''}"))
+        return
+    st.progress(
+        offer.cost.reused / max(offer.cost.runs, 1),
+        text=f"{words.count(offer.cost.reused)} of {words.plural(offer.cost.runs, 'run')} there or on their way"
+        + (f" · ≈ {words.duration(offer.cost.seconds)} to compute" if offer.new else ""),
+    )
+
+
+def _launch(store: Store, spec: StudySpec) -> None:
+    try:
+        launched, text = study_files.launch(store, spec)
+    except CmrError as error:
+        frame.tell(error)
+        return
+    actions.note(text)
+    st.switch_page("views/study.py", query_params={"study": launched.study_id})
+
+
+frame.show(body)
