@@ -406,7 +406,7 @@ def test_every_command_explains_itself(cmr: Cmr) -> None:
         ["data", "add"],
         ["data", "fetch"],
         ["data", "lists", "add"],
-        *(["study", name] for name in ("list", "show", "launch", "export", "import")),
+        *(["study", name] for name in ("list", "show", "launch", "export", "import", "search")),
         [],
     ]:
         code, out, _ = cmr(*words, "--help")

@@ -57,8 +57,8 @@ def launch_all(studies: list[StudySpec], *, wait: bool, inline: bool, dry_run: b
             f"{study.name}: study {launched.study_id}, {len(launched.created)} new runs, {len(launched.reused)} reused"
         )
         ids += launched.created + launched.reused
-        _send(store, launched.created, inline=inline)
-    if (wait or inline) and not dry_run and not _wait(store, ids):
+        send(store, launched.created, inline=inline)
+    if (wait or inline) and not dry_run and not wait_for(store, ids):
         raise SystemExit(1)
 
 
@@ -120,7 +120,7 @@ def retry(ids: Annotated[list[str], typer.Argument(help="Ids of runs, or their f
     store = _store()
     for row in [find_run(store, one) for one in ids]:
         again(store, LOCAL, row.id)
-        _send(store, [row.id], inline=False)
+        send(store, [row.id], inline=False)
         typer.echo(f"Queued {row.id}")
 
 
@@ -148,7 +148,8 @@ def find_study(store: Store, wanted: str) -> str:
     return named[0] if named else get_study(store, wanted).id
 
 
-def _send(store: Store, ids: list[str], *, inline: bool) -> None:
+def send(store: Store, ids: list[str], *, inline: bool) -> None:
+    """Send runs to the queue, or with `inline` carry them out here."""
     if inline:
         _execute_here(store, ids)
         return
@@ -174,7 +175,7 @@ def _execute_here(store: Store, ids: list[str]) -> None:
             perform(store, taken)
 
 
-def _wait(store: Store, ids: list[str]) -> bool:
+def wait_for(store: Store, ids: list[str]) -> bool:
     """Whether all of the runs succeeded; tells when the counts of states change."""
     from collections import Counter
 

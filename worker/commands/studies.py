@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from cmr_core.spec import CandidateKind, SplitKind
 from worker.commands.runs import DRY_RUN, INLINE, WAIT
 
 app = typer.Typer(
@@ -94,3 +95,47 @@ def import_(file: Annotated[Path, typer.Argument(help="A file that `cmr study ex
     typer.echo(f"{done.name}: study {done.study_id}, {len(done.added)} runs imported, {len(done.there)} there already")
     if done.unfinished:
         typer.echo(f"{len(done.unfinished)} of its runs are queued or running here; they were left as they are.")
+
+
+@app.command()
+def search(
+    method: Annotated[str, typer.Argument(help="Name of a method.")],
+    target: Annotated[str, typer.Option(help="Target market.")],
+    vary: Annotated[list[str], typer.Option(help="A setting to vary, or NAME=LOW:HIGH; repeatable.")],
+    corpus: Annotated[str, typer.Option(help="Name or digest of a corpus.")] = "xmarket-electronics",
+    trials: Annotated[int, typer.Option(help="How many settings to try.", min=1, max=1000)] = 20,
+    at_once: Annotated[int, typer.Option(help="Trials in a round; the next round learns from it.", min=1)] = 4,
+    split: Annotated[SplitKind, typer.Option(help="How interactions are divided.")] = "events",
+    candidates: Annotated[CandidateKind, typer.Option(help="Which items compete.")] = "catalogue",
+    seed: Annotated[int, typer.Option(help="Seed of the runs and of the search.", min=0)] = 0,
+    inline: Annotated[bool, INLINE] = False,
+) -> None:
+    """Search for a method's settings with Optuna. Validation decides; test numbers are not looked at."""
+    import yaml
+
+    from cmr_core.spec import StudySpec, parse
+    from worker.commands.opening import opened
+    from worker.commands.runs import send, wait_for
+    from worker.search import search as look
+    from worker.store.audit import LOCAL
+
+    body = {
+        "name": f"search-{method}-{target}"[:64],
+        "corpus": corpus,
+        "targets": [target],
+        "methods": [{"method": method}],
+        "protocols": [{"split": {"kind": split}, "evaluation": {"candidates": candidates}}],
+        "seeds": [seed],
+        "note": f"Trials of a search over {', '.join(vary)}."[:2000],
+    }
+    spec = parse(StudySpec, body)
+    store = opened()
+
+    def execute(new: list[str], every: list[str]) -> None:
+        send(store, new, inline=inline)
+        wait_for(store, every)
+
+    best = look(store, LOCAL, spec, vary, trials=trials, at_once=at_once, execute=execute)
+    metric = spec.protocols[0].evaluation.select
+    typer.echo(f"Best of {best.judged} trials by {metric} in validation: {best.value:.4f}. In a study, write:")
+    typer.echo(yaml.safe_dump([{"method": method, "settings": best.settings}], sort_keys=False), nl=False)
