@@ -80,11 +80,13 @@ class Bridge:
         self._size, self.device = config.batch_size, device
         self.mates = {side: torch.from_numpy(self._mates(side)).to(device) for side in self.layouts}
 
-    def tables(self, dimensions: int, generator: torch.Generator, *, user_width: int = 1) -> Parameters:
+    def tables(
+        self, dimensions: int, generator: torch.Generator, *, user_dimensions: int | None = None
+    ) -> Parameters:
         """`source.user`, `source.item`, `target.user`, `target.item`."""
         found: Parameters = {}
         for side, layout in self.layouts.items():
-            found[f"{side}.user"] = table(layout.n_users, user_width * dimensions, generator, deviation=0.1)
+            found[f"{side}.user"] = table(layout.n_users, user_dimensions or dimensions, generator, deviation=0.1)
             found[f"{side}.item"] = table(layout.n_items, dimensions, generator, deviation=0.1)
         return found
 
