@@ -13,7 +13,7 @@ from torch.nn import functional
 from cmr_core.errors import TrainingError
 from cmr_core.interfaces import Arrays, IntArray, MarketView, ParameterCount, Run
 from cmr_core.models.negatives import Negatives
-from cmr_core.models.neural import Live, NeuralScorer
+from cmr_core.models.neural import Live, NeuralScorer, Tensors
 from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
@@ -136,13 +136,17 @@ class Rows:
     def __len__(self) -> int:
         return len(self._user)
 
+    def pairs(self, size: int) -> int:
+        """Training pairs in a batch of `size` examples."""
+        return max(1, size // (1 + self.negatives))
+
     def batches(self, size: int, generator: torch.Generator, *, most: int | None = None) -> Iterator[Batch]:
         """One epoch in batches of `size` examples, or its first `most` pairs; O(pairs * k log)."""
         order = torch.randperm(len(self), device=self._user.device, generator=generator)[:most]
         own = self._own[order, None].expand(-1, self.negatives).contiguous()
         drawn = self._table[self._shift[order, None] + self._draw.draw(own, generator)]
         item = torch.cat([self._item[order, None], drawn], dim=1)
-        step = max(1, size // (1 + self.negatives))
+        step = self.pairs(size)
         parts = (torch.split(array, step) for array in (self._user[order], item, self._market[order]))
         return (Batch(*part) for part in zip(*parts, strict=True))
 
@@ -202,9 +206,17 @@ def judge(
 
     Each market is asked with its own rows of the `user.*` and `item.*` tables, at most `users` of its users.
     """
+    return judge_by(run, network, lambda view: cut(weights, layout, view), views, users)
+
+
+def judge_by(
+    run: Run, network: str, weights: Callable[[MarketView], Tensors], views: Sequence[MarketView], users: int | None
+) -> float:
+    """As `judge`, with the weights that each market's scores are computed from, once per call."""
     found = []
     for view in views:
-        live = Live(network, lambda v=view: cut(weights, layout, v), view.n_items, run.device)  # type: ignore[misc]
+        own = weights(view)
+        live = Live(network, lambda own=own: own, view.n_items, run.device)  # type: ignore[misc]
         found.append(run.validate(view.name, live, users=users))
     known = [value for value in found if np.isfinite(value)]
     return float(np.mean(known)) if known else float("nan")

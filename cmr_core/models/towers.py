@@ -21,6 +21,11 @@ def table(rows: int, dimensions: int, generator: torch.Generator, *, deviation: 
     return drawn.requires_grad_()
 
 
+def lookup(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """The rows of a table: (..., dimensions) for `rows` of shape (...)."""
+    return functional.embedding(rows, vectors)
+
+
 def linear(name: str, inputs: int, outputs: int, generator: torch.Generator, *, bias: bool = True) -> Parameters:
     """`name.weight` (outputs, inputs), Glorot uniform (Glorot and Bengio 2010), and `name.bias` (outputs,), zero."""
     bound = (6 / (inputs + outputs)) ** 0.5

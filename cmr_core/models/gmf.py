@@ -1,0 +1,46 @@
+"""GMF: generalised matrix factorisation (He et al., "Neural Collaborative Filtering", WWW 2017, equation 9)."""
+
+from __future__ import annotations
+
+from cmr_core.interfaces import Recommender, Run, Task
+from cmr_core.models.ncf_training import GMFConfig, OrderConfig, Scope, served, trained
+from cmr_core.models.registry import register
+
+
+class GMFAllConfig(GMFConfig, OrderConfig):
+    """Settings of GMF on all markets."""
+
+
+@register(
+    "gmf", label="GMF, target only", family="single-market", color="#8c564b", config=GMFConfig, uses_sources=False
+)
+class GMF:
+    """One vector per user and item of the target market, compared dimension by dimension with learned weights.
+
+    He et al. (WWW 2017): w · (p ⊙ q) + b, trained on pairs and sampled negatives with binary cross-entropy.
+    Parameters: (users + items) * d + d + 1. Memory: three times that. An epoch: pairs * (1 + negatives) * d products.
+    """
+
+    def __init__(self, config: GMFConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the target's own pairs."""
+        scope = Scope.alone(task)
+        return served("gmf", trained("gmf", scope, run, self.config.plan()), scope.layout, task, run)
+
+
+@register("gmf-all", label="GMF, all markets", family="cross-market", color="#c49c94", config=GMFAllConfig)
+class GMFAll:
+    """GMF on the pairs of all markets: items have one vector everywhere, users belong to one market.
+
+    He et al. (WWW 2017); negatives come from each pair's own market. Size and cost as GMF's, over all markets.
+    """
+
+    def __init__(self, config: GMFAllConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the pairs of all markets and keep the target's part."""
+        scope = Scope.everybody(task)
+        return served("gmf", trained("gmf", scope, run, self.config.plan()), scope.layout, task, run)

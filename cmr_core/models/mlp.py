@@ -1,0 +1,46 @@
+"""MLP: a tower of layers over user and item (He et al., "Neural Collaborative Filtering", WWW 2017, equation 10)."""
+
+from __future__ import annotations
+
+from cmr_core.interfaces import Recommender, Run, Task
+from cmr_core.models.ncf_training import OrderConfig, Scope, TowerConfig, served, trained
+from cmr_core.models.registry import register
+
+
+class MLPAllConfig(TowerConfig, OrderConfig):
+    """Settings of MLP on all markets."""
+
+
+@register(
+    "mlp", label="MLP, target only", family="single-market", color="#c7a76c", config=TowerConfig, uses_sources=False
+)
+class MLP:
+    """A network reads the vectors of a user and an item of the target market and scores the pair.
+
+    He et al. (WWW 2017): four layers over [p; q], trained on pairs and sampled negatives with binary cross-entropy.
+    Parameters: (users + items) * d + 3,841 at d = 8. Memory: three times that. Scoring: about 4,000 products a pair.
+    """
+
+    def __init__(self, config: TowerConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the target's own pairs."""
+        scope = Scope.alone(task)
+        return served("mlp", trained("mlp", scope, run, self.config.plan()), scope.layout, task, run)
+
+
+@register("mlp-all", label="MLP, all markets", family="cross-market", color="#8f7337", config=MLPAllConfig)
+class MLPAll:
+    """MLP on the pairs of all markets: items have one vector everywhere, users belong to one market.
+
+    He et al. (WWW 2017); negatives come from each pair's own market. Size and cost as MLP's, over all markets.
+    """
+
+    def __init__(self, config: MLPAllConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the pairs of all markets and keep the target's part."""
+        scope = Scope.everybody(task)
+        return served("mlp", trained("mlp", scope, run, self.config.plan()), scope.layout, task, run)
