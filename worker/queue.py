@@ -24,6 +24,8 @@ from worker.store.tables import RunRow
 
 QUEUES = ("cpu", "gpu")
 TASK = "cmr.execute"
+PICTURE = "cmr.picture"
+PICTURE_SECONDS = 1800
 GRACE = 300  # seconds between the soft limit, which the run can answer, and the hard one, which kills
 
 _log = logging.getLogger(__name__)
@@ -77,14 +79,22 @@ def configure(settings: Settings) -> None:
 
 def enqueue(run_id: str, device: str = "cpu", max_seconds: int | None = None) -> bool:
     """Send a run's id to the queue of its device; False if the broker is away. `deliver` also notes it."""
-    limit = Budget().max_seconds if max_seconds is None else max_seconds
+    return _send(TASK, run_id, device, Budget().max_seconds if max_seconds is None else max_seconds)
+
+
+def send_picture(key: str) -> bool:
+    """Send a picture's key to a worker without a GPU; False if the broker is away: then ask again later."""
+    return _send(PICTURE, key, "cpu", PICTURE_SECONDS)
+
+
+def _send(task: str, key: str, queue: str, limit: int) -> bool:
     try:
         with _connected() as connection:
             app.send_task(
-                TASK,
-                args=(run_id,),
-                task_id=run_id,
-                queue=device,
+                task,
+                args=(key,),
+                task_id=key,
+                queue=queue,
                 soft_time_limit=limit,
                 time_limit=limit + GRACE,
                 retry=False,
@@ -92,7 +102,7 @@ def enqueue(run_id: str, device: str = "cpu", max_seconds: int | None = None) ->
                 connection=connection,
             )
     except (BrokerError, OSError) as error:
-        _log.warning("The broker does not answer (%s); run %s waits for the reaper.", error, run_id)
+        _log.warning("The broker does not answer (%s); %s %s waits.", error, task, key)
         return False
     return True
 

@@ -16,7 +16,16 @@ from worker import queue
 from worker.store.clock import later, now
 from worker.store.runs import log
 from worker.store.session import Store, open_store
-from worker.store.tables import ArtifactRow, CheckpointRow, CorpusRow, ListsRow, RunRow, SharedRow, WorkerRow
+from worker.store.tables import (
+    ArtifactRow,
+    CheckpointRow,
+    CorpusRow,
+    ListsRow,
+    PictureRow,
+    RunRow,
+    SharedRow,
+    WorkerRow,
+)
 
 JUST_SENT = 5.0  # seconds in which a message may be on its way and not to be seen in the broker
 
@@ -133,5 +142,12 @@ def _unsent(store: Store) -> list[str]:
 
 
 def _named(session: Session) -> set[str]:
-    columns = (CorpusRow.sha256, ListsRow.sha256, ArtifactRow.sha256, CheckpointRow.sha256, SharedRow.sha256)
+    columns = (
+        CorpusRow.sha256,
+        ListsRow.sha256,
+        ArtifactRow.sha256,
+        CheckpointRow.sha256,
+        SharedRow.sha256,
+        PictureRow.sha256,
+    )
     return {sha256 for column in columns for sha256 in session.scalars(select(column)) if sha256 is not None}

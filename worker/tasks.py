@@ -20,13 +20,14 @@ from celery.exceptions import SoftTimeLimitExceeded
 from cmr_core.errors import Cancelled, CmrError
 from worker.monitor import AWAY, WorkerMonitor
 from worker.processes import die_with_parent
-from worker.queue import TASK, app, deliver
+from worker.queue import PICTURE, TASK, app, deliver
 from worker.settings import get_settings
 from worker.store import runs
 from worker.store.artifacts import find_model, save_outcome
 from worker.store.clock import now
 from worker.store.corpora import load_corpus
 from worker.store.lists import load_lists
+from worker.store.pictures import draw_picture
 from worker.store.runs import Claim, LostClaimError
 from worker.store.session import Store, open_store
 from worker.store.tables import WorkerRow
@@ -53,6 +54,12 @@ def execute(run_id: str) -> None:
         perform(_store(), claim)
     finally:
         _present(None)
+
+
+@app.task(name=PICTURE)
+def picture(key: str) -> None:
+    """Compute a picture of finished runs' vectors. A message that comes twice does nothing more."""
+    draw_picture(_store(), key)
 
 
 def perform(store: Store, claim: Claim) -> None:

@@ -23,6 +23,7 @@ Action = Literal[
     "export study",
     "import study",
     "delete study",
+    "draw picture",
 ]
 
 _RANK: dict[str, int] = {role: rank for rank, role in enumerate(get_args(Role))}
@@ -36,6 +37,7 @@ _NEEDS: dict[Action, Role] = {
     "export study": "analyst",
     "import study": "analyst",
     "delete study": "admin",
+    "draw picture": "analyst",
 }
 
 

@@ -199,6 +199,23 @@ class SharedRow(Base):
     created_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
 
 
+class PictureRow(Base):
+    """A picture of vectors that a worker computes from the models of finished runs; `key` is its spec's digest.
+
+    queued -> drawing -> done | failed. The blob is a Parquet table of points; `result` holds what is said beside it.
+    """
+
+    __tablename__ = "picture"
+    key: Mapped[str] = mapped_column(String(64), primary_key=True)
+    spec: Mapped[dict[str, Any]]
+    state: Mapped[str] = mapped_column(String(16))
+    message: Mapped[str | None] = mapped_column(Text)
+    result: Mapped[dict[str, Any] | None]
+    sha256: Mapped[str | None] = mapped_column(String(64))
+    asked_at: Mapped[dt.datetime] = mapped_column(server_default=func.now())
+    ended_at: Mapped[dt.datetime | None]
+
+
 class LogRow(Base):
     """A line of a run's log."""
 
