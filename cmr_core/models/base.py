@@ -33,6 +33,8 @@ class Factors:
     user_plain: FloatArray | None = None  # (n_users, D)
     item_plain: FloatArray | None = None  # (n_items, D)
     user_scale: FloatArray | None = None  # (n_users, D)
+    user_attention: FloatArray | None = None  # (n_users, W) shares of each prompt, for pictures
+    item_attention: FloatArray | None = None  # (n_items, W)
     details: Mapping[str, float | str] = field(default_factory=dict)
 
     def score(self, users: IntArray) -> FloatArray:

@@ -130,6 +130,9 @@ def assemble(
         base = field.features[field.nodes] + sum(changes)
         below = torch.stack(prompted[:-1]).sum(0) if field.layers else torch.zeros_like(field.features)
         final, bare = (torch.stack(part).mean(0).cpu().numpy() for part in (prompted, plain))
+        shares = None
+        if parameters is not None and isinstance(student, Prompted):
+            shares = student.attention(parameters).cpu().numpy()
     degree = np.maximum(field.graph.degree[field.items], 1)[:, None]
     return Factors(
         count,
@@ -139,6 +142,8 @@ def assemble(
         item_message=below.cpu().numpy()[field.items] * share / np.sqrt(degree),
         user_plain=bare[field.users],
         item_plain=bare[field.items],
+        user_attention=None if shares is None else shares[: len(field.users)],
+        item_attention=None if shares is None else shares[len(field.users) :],
         details=details,
     )
 

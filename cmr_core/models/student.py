@@ -101,6 +101,10 @@ class Prompted(_Linear):
             for layer, features in enumerate(self._inputs)
         ]
 
+    def attention(self, parameters: Parameters) -> torch.Tensor:
+        """How much each user, then each item, takes of each prompt of the first layer: (n, W), rows sum to 1."""
+        return attention(self._inputs[0], parameters, 0, self.n_users)
+
     def tables(self, parameters: Parameters, propagation: Propagation = "fast") -> torch.Tensor:
         """Propagates the attention where it is narrower than the features, else the prompts; equal up to rounding."""
         if propagation == "naive":

@@ -13,6 +13,7 @@ from cmr_core.models.dcmpt import assemble
 from cmr_core.models.graph import Graph, build_graph
 from cmr_core.models.prompts import PromptShape, attention, describe, initial
 from cmr_core.models.student import Field, Prompted, Unfrozen, neighbourhood
+from tests.core.tiny_markets import SMALL, fit
 
 DIMENSIONS, USERS, ITEMS = 12, 40, 30
 
@@ -147,3 +148,12 @@ def test_a_users_vector_is_the_sum_of_its_explanation(layers: int) -> None:
         rebuilt = factors.user_base[at] + factors.item_message[items].sum(0) / np.sqrt(len(items))
         assert np.allclose(rebuilt, factors.user[at], atol=1e-5)
     assert np.allclose(factors.user_plain, student.frozen[:3], atol=1e-5)
+
+
+def test_a_stored_student_says_how_much_each_node_takes_of_each_prompt() -> None:
+    fitted = fit()
+    assert fitted.user_attention is not None
+    assert fitted.item_attention is not None
+    for shares, rows in ((fitted.user_attention, fitted.user), (fitted.item_attention, fitted.item)):
+        assert shares.shape == (len(rows), SMALL["prompts"])
+        np.testing.assert_allclose(shares.sum(axis=1), 1, rtol=1e-5)
