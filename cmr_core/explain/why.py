@@ -50,10 +50,10 @@ def explain(recommender: Recommender, train: Pairs, user: int, item: int) -> Exp
     does not exist, TypeError for a shape that is not linear.
     """
     if isinstance(recommender, ItemItem):
-        _check(user, len(recommender.history_indptr) - 1, item, len(recommender.weight))
+        check_codes(user, len(recommender.history_indptr) - 1, item, len(recommender.weight))
         return _item_item(recommender, user, item)
     if isinstance(recommender, Factors):
-        _check(user, len(recommender.user), item, len(recommender.item))
+        check_codes(user, len(recommender.user), item, len(recommender.item))
         return _factors(recommender, np.unique(train.item[train.user == user]), user, item)
     if isinstance(recommender, NeuralScorer):
         # layers mix everything with everything: a sum over the history would be a story, not a reason
@@ -128,7 +128,8 @@ def _explanation(parts: list[Part], prompt: float | None) -> Explanation:
     return Explanation(total, tuple(parts), prompt, exact=all(part.kind != "rest" for part in parts))
 
 
-def _check(user: int, n_users: int, item: int, n_items: int) -> None:
+def check_codes(user: int, n_users: int, item: int, n_items: int) -> None:
+    """Raises SpecError for a user or an item that the market does not have."""
     if not 0 <= user < n_users:
         raise SpecError(f"There is no user number {user} in this market.", hint=f"It has users 0 to {n_users - 1}.")
     if not 0 <= item < n_items:

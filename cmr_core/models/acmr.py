@@ -21,6 +21,7 @@ from cmr_core.models.towers import Parameters
 from cmr_core.training.monitor import shared_key
 
 DEVIATION = 0.02  # of the first item and market vectors
+WINDOW = 8  # batches whose pairs are sorted by length together, so that few lengths meet in one
 
 
 class ACMRConfig(PointwiseConfig):
@@ -124,7 +125,7 @@ class Stage:
         return fit_steps(
             name,
             parameters,
-            lambda: rows.batches(c.batch_size, generator),
+            lambda: reader.arrange(rows.batches(WINDOW * c.batch_size, generator), c.batch_size, generator),
             lambda batch: bce(reader.logits(parameters, batch)),
             self._judge(parameters, judges),
             generator,

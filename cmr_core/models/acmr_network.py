@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from cmr_core.interfaces import Arrays, IntArray, MarketView
-from cmr_core.models.columns import SILENT, Noise, apply_first_layer, apply_layer
+from cmr_core.models.columns import SILENT, Noise, apply_first_layer, apply_layer, joint
 from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, cut
 from cmr_core.models.towers import Parameters, dropout, linear, table
@@ -22,6 +22,7 @@ from cmr_core.models.transformer import apply_norm, layer, norm
 
 NAME = "acmr"
 PLACES = 3072  # places of sequences at once: what a layer makes of them stays within a processor's second cache
+TRAINED = 10_000  # the same in training, where each group of sequences has costs of its own
 EXACT = 12  # histories up to this length are never padded; longer ones by a sixth at most
 
 
@@ -142,17 +143,23 @@ class Reader:
         self.histories, self.heads, self.noise = histories, heads, noise
         self.with_candidate = with_candidate  # whether a history holds the positive that it is asked about
 
+    def arrange(self, batches: Iterator[Batch], size: int, generator: torch.Generator) -> Iterator[Batch]:
+        """Large batches as small ones of `size` examples, in random order, each of histories of about equal length."""
+        for batch in batches:
+            order = torch.argsort(self._count(batch)[0])
+            parts = torch.split(order, max(1, size // batch.item.shape[1]))
+            for at in torch.randperm(len(parts), generator=generator, device=generator.device).tolist():
+                yield Batch(*(array[parts[at]] for array in batch))
+
     def logits(self, weights: Tensors, batch: Batch) -> torch.Tensor:
         """(P, 1 + k). All candidates of a row see the same history, which goes through the first layer once."""
         history, nothing = self.histories, len(weights["item.vectors"])
+        weights = joint(weights)
         vectors = torch.cat([weights["item.vectors"], weights["empty"]])
         begin = history.start[batch.user]
-        skip = None if self.with_candidate else history.place(batch.user, batch.item[:, 0])
-        count = history.start[batch.user + 1] - begin
-        if skip is not None:
-            count = count - (skip >= 0).long()
+        count, skip = self._count(batch)
         rows, found = [], []
-        for part, width in by_length(count, max(1, 4 * PLACES // batch.item.shape[1])):
+        for part, width in by_length(count, max(1, TRAINED // batch.item.shape[1])):
             past = slots(history.items, begin[part], count[part], None if skip is None else skip[part], width, nothing)
             market = weights["markets"][batch.market[part]] if "markets" in weights else None
             read = embed(weights, vectors[past.items], market, self.noise)[:, :, None]
@@ -161,6 +168,14 @@ class Reader:
             found.append(encode(weights, read, asked, absent, self.heads, self.noise).t())
             rows.append(part)
         return torch.cat(found)[torch.argsort(torch.cat(rows))]
+
+    def _count(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Items (P,) of the histories that are read, and the place (P,) of the one that is not."""
+        count = self.histories.start[batch.user + 1] - self.histories.start[batch.user]
+        if self.with_candidate:
+            return count, None
+        skip = self.histories.place(batch.user, batch.item[:, 0])
+        return count - (skip >= 0).long(), skip
 
 
 def embed(weights: Tensors, vectors: torch.Tensor, market: torch.Tensor | None, noise: Noise = SILENT) -> torch.Tensor:
@@ -182,7 +197,7 @@ def encode(
     `absent` (n, *a). Without explicit user modelling the last layer is computed for the candidate alone.
     """
     size, n = history.shape[:2]
-    grid = torch.broadcast_shapes(history.shape[2:], candidate.shape[1:])
+    grid = torch.broadcast_shapes(history.shape[2:], candidate.shape[1:])  # type: ignore[no-untyped-call]
     explicit = weights["output.weight"].shape[1] == 2 * size
     layers = sum(name.endswith(".query.weight") for name in weights)
     x = apply_first_layer(weights, "layer.0", history, candidate, absent, heads, noise)
@@ -195,10 +210,7 @@ def encode(
     logits = weight[-size:] @ x[:, -1] + weights["output.bias"]
     if explicit:
         user = (weight[:size] @ x[:, :n].reshape(size, -1)).view(n, -1)
-        if gone is None:
-            logits = logits + user.mean(0)
-        else:
-            logits = logits + user.masked_fill(gone, 0).sum(0) / (~gone).sum(0)
+        logits = logits + (user.mean(0) if gone is None else user.masked_fill(gone, 0).sum(0) / (~gone).sum(0))
     return logits.view(grid)
 
 
@@ -215,10 +227,10 @@ def serve(weights: Mapping[str, torch.Tensor], layout: Layout, view: MarketView,
 def acmr(weights: Tensors, user: torch.Tensor, item: torch.Tensor) -> torch.Tensor:
     """Logits of users (B, 1) and items (1, I) or (B, C). O((n + 1) layers d^2) for each pair, n the user's history."""
     vectors = embed(weights, torch.cat([weights["item.vectors"], weights["empty"]]), weights.get("market"))
-    nothing, heads = len(weights["item.vectors"]), int(weights["heads"])
+    weights, nothing, heads = joint(weights), len(weights["item.vectors"]), int(weights["heads"])
     begin = weights["history.start"][user[:, 0]]
     count = weights["history.start"][user[:, 0] + 1] - begin
-    logits = vectors.new_empty(torch.broadcast_shapes(user.shape, item.shape))
+    logits = vectors.new_empty(torch.broadcast_shapes(user.shape, item.shape))  # type: ignore[no-untyped-call]
     for part, width in by_length(count, max(PLACES // item.shape[1], 1)):
         past = slots(weights["history.items"], begin[part], count[part], None, width, nothing)
         absent = None if past.absent is None else past.absent[:, :, None]

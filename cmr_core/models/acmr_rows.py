@@ -15,9 +15,9 @@ from cmr_core.models.pointwise import Batch, Layout
 class FixedRows:
     """Every training pair with `negatives` items of any market, drawn when this is made and never again.
 
-    The negatives of all of a user's pairs differ from each other and from what the user has in training. Where there are
-    too few such items, they come again in turn; users who have every item are left out. Time: O(users * items), once.
-    Raises TrainingError where no pair is left.
+    The negatives of all of a user's pairs differ from each other and from what the user has in training. Where there
+    are too few such items, they come again in turn; users who have every item are left out. Time: O(users * items),
+    once. Raises TrainingError where no pair is left.
     """
 
     def __init__(

@@ -1,10 +1,10 @@
 """Transformer encoder layers for many short sequences, with one column per place of a sequence.
 
 Numbers are laid out as (dimensions, L, B): B sequences of L places. Products with weights then run over all places at
-once, and attention, whose matrices are tiny (9 x 9 and 4 numbers per head), is a few sums over the long last axis; torch's
-own attention treats each head of each sequence by itself and takes five to ten times as long. Same functions and the
-same named tensors as in `transformer.py`, except that dropout falls on the outputs of the two sublayers only, as in the
-equations of Hu et al. (2024), and not inside them.
+once, and attention, whose matrices are tiny (9 x 9, and 4 numbers per head), is a few sums over the long last axis;
+torch's own attention treats each head of each sequence by itself and takes five to ten times as long. Same functions
+and same named tensors as in `transformer.py`, except that dropout falls on the outputs of the two sublayers only, as in
+the equations of Hu et al. (2024), and not inside them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,18 @@ from cmr_core.models.towers import dropout
 
 Weights = Mapping[str, torch.Tensor]
 EPSILON = 1e-5
+PARTS = ("query", "key", "value")
+JOINT = "joint"
+
+
+def joint(weights: Weights) -> dict[str, torch.Tensor]:
+    """The weights, and for each layer the maps of query, key and value as one, which the layers here read."""
+    found = dict(weights)
+    for name in weights:
+        place, _, kind = name.rpartition(".query.")
+        if place:
+            found[f"{place}.{JOINT}.{kind}"] = torch.cat([weights[f"{place}.{part}.{kind}"] for part in PARTS])
+    return found
 
 
 class Noise(NamedTuple):
@@ -44,12 +56,9 @@ def apply_layer(
 
     `last_only` returns the outputs of the last place alone, (d, 1, B). O(B L d^2 + B L^2 d).
     """
-    _, places, sequences = x.shape
-    flat = x.reshape(len(x), -1)
     own = x[:, -1:] if last_only else x
-    query = _project(weights, f"{name}.query", own.reshape(len(x), -1)).view(heads, -1, own.shape[1], sequences)
-    key, value = (_project(weights, f"{name}.{p}", flat).view(heads, -1, places, sequences) for p in ("key", "value"))
-    mixed: torch.Tensor = _Attend.apply(query, key, value, absent)  # type: ignore[no-untyped-call]
+    joined = _project(weights, f"{name}.{JOINT}", x.reshape(len(x), -1)).view(3, heads, -1, *x.shape[1:])
+    mixed: torch.Tensor = _Attend.apply(joined, absent, last_only)  # type: ignore[no-untyped-call]
     return _finish(weights, name, own, mixed.reshape(own.shape), noise)
 
 
@@ -69,11 +78,9 @@ def apply_first_layer(
     of the others). `absent` (n, *a). Returns (d, n + 1, X * Y). O(n X Y d^2), attention O(n X Y d).
     """
     size, n = shared.shape[:2]
-    grid = torch.broadcast_shapes(shared.shape[2:], last.shape[1:])
-    query, key, value = (_split(weights, f"{name}.{p}", shared, heads) for p in ("query", "key", "value"))
-    own_query, own_key, own_value = (
-        _split(weights, f"{name}.{p}", last[:, None], heads) for p in ("query", "key", "value")
-    )
+    grid = torch.broadcast_shapes(shared.shape[2:], last.shape[1:])  # type: ignore[no-untyped-call]
+    query, key, value = _split(weights, f"{name}.{JOINT}", shared, 3 * heads).chunk(3)
+    own_query, own_key, own_value = _split(weights, f"{name}.{JOINT}", last[:, None], 3 * heads).chunk(3)
     root = (size // heads) ** 0.5
     scores = (query[:, :, :, None] * key[:, :, None]).sum(1) / root  # (heads, n, n, *a)
     onto = (own_query * key).sum(1) / root  # (heads, n, X, Y)
@@ -130,7 +137,7 @@ class _Norm(torch.autograd.Function):
         return torch.addcmul(shift[:, None], standard, scale[:, None])
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor, ...]:
         standard, inverse, scale = ctx.saved_tensors
         mean = grad.new_full((1, len(grad)), 1 / len(grad))
         along = grad * standard
@@ -142,28 +149,32 @@ class _Norm(torch.autograd.Function):
 
 
 class _Attend(torch.autograd.Function):
-    """Softmax attention of queries (heads, e, L', B) over keys and values (heads, e, L, B): (heads, e, L', B)."""
+    """Softmax attention (heads, e, L', B) of queries, keys and values, stacked as (3, heads, e, L, B); L' is L or 1."""
 
     @staticmethod
-    def forward(
-        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, absent: torch.Tensor | None
-    ) -> torch.Tensor:
-        query = query * query.shape[1] ** -0.5
+    def forward(ctx: Any, joined: torch.Tensor, absent: torch.Tensor | None, last_only: bool) -> torch.Tensor:
+        query, key, value = joined
+        query = (query[:, :, -1:] if last_only else query) * query.shape[1] ** -0.5
         scores = _dots(query, key)
         if absent is not None:
             scores.masked_fill_(absent, -torch.inf)
         share = torch.softmax(scores, 2)
-        ctx.save_for_backward(query, key, value, share)
+        ctx.save_for_backward(joined, query, share)
         return _mean(share, value)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
-        query, key, value, share = ctx.saved_tensors
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        joined, query, share = ctx.saved_tensors
+        _, key, value = joined
         slope = _dots(grad, value)
         slope = slope.sub_((slope * share).sum(2, keepdim=True)).mul_(share)
-        across = slope.transpose(1, 2)
-        to_query = _mean(slope, key).mul_(query.shape[1] ** -0.5)
-        return to_query, _mean(across, query), _mean(share.transpose(1, 2), grad), None
+        found = torch.empty_like(joined)
+        own = query.shape[2]  # 1 where only the last place asked
+        found[0, :, :, :-own] = 0
+        found[0, :, :, -own:] = _mean(slope, key).mul_(query.shape[1] ** -0.5)
+        found[1] = _mean(slope.transpose(1, 2), query)
+        found[2] = _mean(share.transpose(1, 2), grad)
+        return found, None, None
 
 
 def _dots(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,384 @@
+"""ACMR: the network against a naive one, what histories may hold, the stages, and the attention that is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from cmr_core.errors import SpecError, TrainingError
+from cmr_core.explain.attention import attend_to
+from cmr_core.interfaces import MarketView, Run, Task
+from cmr_core.models.acmr import ACMR, ACMRConfig, Stage
+from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, slots, start
+from cmr_core.models.acmr_rows import FixedRows
+from cmr_core.models.columns import Noise, apply_first_layer, apply_layer, joint
+from cmr_core.models.neural import NeuralScorer, score_pairs
+from cmr_core.models.pointwise import Layout, Rows, bce
+from cmr_core.models.popularity import Popularity, PopularityConfig
+from cmr_core.models.transformer import apply_layer as plain_layer
+from cmr_core.models.transformer import apply_norm, layer
+from cmr_core.spec import parse
+from cmr_core.training.monitor import QuietMonitor
+from tests.conformance.board import Blind
+from tests.core.tiny_markets import SPLIT, TASK, market, pairs
+
+SMALL: dict[str, Any] = {
+    "dimensions": 8, "layers": 2, "heads": 2, "epochs": 2, "finetune_epochs": 2, "batch_size": 128, "dropout": 0.1,
+}  # fmt: skip
+VIEW = TASK.target
+
+
+def settings(**changes: Any) -> ACMRConfig:
+    return parse(ACMRConfig, SMALL | changes)
+
+
+class Silent(Blind):
+    """Has no validation rows: every stage runs all its epochs and keeps the last state."""
+
+    def __call__(self, market: str, score: object, *, users: int | None = None) -> float:
+        return float("nan")
+
+
+def start_run(monitor: QuietMonitor | None = None) -> Run:
+    return Run(0, "cpu", Silent(), monitor or QuietMonitor())
+
+
+def fit(task: Task = TASK, monitor: QuietMonitor | None = None, **changes: Any) -> NeuralScorer:
+    return ACMR(settings(**changes)).fit(task, start_run(monitor))
+
+
+def rough(parameters: dict[str, torch.Tensor], seed: int = 1) -> dict[str, torch.Tensor]:
+    """Far from zero everywhere, so that every parameter shows in the logits."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.randn(value.shape, generator=generator) * 0.4 for name, value in parameters.items()}
+
+
+def naive(w: dict[str, torch.Tensor], history: list[int], item: int, market: int | None, heads: int) -> float:
+    """One pair by the layers of `transformer.py`, row by row; -1 is the row beside the items."""
+    table = torch.cat([w["item.vectors"], w["empty"]])
+    x = table[torch.tensor([*(history or [-1]), item])]
+    if market is not None:
+        x = x + w["markets"][market]
+    x = apply_norm(w, "norm", x)[None]
+    at = 0
+    while f"layer.{at}.query.weight" in w:
+        x = plain_layer(w, f"layer.{at}", x, None, heads)
+        at += 1
+    user, candidate = x[0, :-1].mean(0), x[0, -1]
+    explicit = w["output.weight"].shape[1] == 2 * len(candidate)
+    read = torch.cat([user, candidate]) if explicit else candidate
+    return float(w["output.weight"][0] @ read + w["output.bias"][0])
+
+
+def test_parameters_are_those_of_the_formula() -> None:
+    def size(**changes: Any) -> int:
+        known: dict[str, Any] = {"n_items": 8304, "markets": 7, "dimensions": 32, "layers": 4, "explicit_user": True}
+        found = start(torch.Generator(), deviation=0.02, **(known | changes))
+        return sum(value.numel() for value in found.values())
+
+    assert size() == 316_929
+    assert size(markets=0) == 316_929 - 7 * 32
+    assert size(explicit_user=False) == 316_929 - 32
+    layout = Layout(TASK.markets)
+    d, n_layers = 8, 2
+    expected = (layout.n_items + 1) * d + 3 * d + 2 * d + n_layers * (12 * d * d + 13 * d) + 2 * d + 1
+    assert fit().parameters.trainable == fit().parameters.total == expected
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(hidden: bool) -> None:
+    generator = torch.Generator().manual_seed(4)
+    d, heads, n, users, candidates = 8, 2, 5, 3, 4
+    weights = {k: v for at in range(2) for k, v in layer(f"l{at}", d, 4 * d, generator).items()}
+    for value in weights.values():
+        value.data.add_(torch.randn(value.shape, generator=generator) * 0.2)
+    shared = torch.randn(d, n, 1, users, generator=generator, requires_grad=True)
+    last = torch.randn(d, candidates, users, generator=generator, requires_grad=True)
+    gone = torch.zeros(n, 1, users, dtype=torch.bool)
+    gone[3:, 0, 1] = hidden
+    whole = torch.cat([gone.expand(n, candidates, users), gone.new_zeros(1, candidates, users)]).reshape(n + 1, -1)
+    joined = joint(weights)
+    x = apply_first_layer(joined, "l0", shared, last, gone if hidden else None, heads)
+    ours = apply_layer(joined, "l1", x, whole if hidden else None, heads)
+    rows = torch.cat([shared.expand(d, n, candidates, users), last[:, None]], 1).reshape(d, n + 1, -1).permute(2, 1, 0)
+    for at in range(2):
+        rows = plain_layer(weights, f"l{at}", rows, whole.t(), heads)
+    theirs = rows.permute(2, 1, 0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    only = apply_layer(joined, "l1", x, whole if hidden else None, heads, last_only=True)
+    torch.testing.assert_close(only, theirs[:, -1:], rtol=1e-4, atol=1e-5)
+    upstream = torch.randn(ours.shape, generator=generator) * ~whole
+    leaves = [shared, last, *weights.values()]
+    one = torch.autograd.grad((ours * upstream).sum(), leaves, retain_graph=True)
+    other = torch.autograd.grad((theirs * upstream).sum(), leaves, retain_graph=True)
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+    one = torch.autograd.grad((only * upstream[:, -1:]).sum(), [shared, last])
+    other = torch.autograd.grad((theirs[:, -1:] * upstream[:, -1:]).sum(), [shared, last])
+    torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def big_market() -> MarketView:
+    """Histories of 0, 1, 2, ... 29 items, so that some groups are padded and one user has nothing."""
+    user, item = np.nonzero(np.arange(30)[:, None] > np.arange(40)[None])
+    return MarketView("xx", 30, np.arange(40, dtype=np.int32), pairs(user, (item * 7 + user) % 40))
+
+
+@pytest.mark.parametrize("explicit", [True, False])
+@pytest.mark.parametrize("with_market", [True, False])
+def test_scores_are_those_of_the_naive_network(explicit: bool, with_market: bool) -> None:
+    view = big_market()
+    task = replace(TASK, target=view)
+    stage = Stage(settings(explicit_user=explicit, market_embeddings=with_market), task, start_run())
+    weights = rough(stage.initial(torch.Generator().manual_seed(0)))
+    served = stage.served(weights, view)
+    users = np.array([29, 0, 1, 17, 20, 21, 0])
+    scores = score_pairs(NAME, served, users, np.arange(40)[None], "cpu")
+    rows = stage.layout.items(view)
+    place = [one.name for one in stage.layout.views].index("xx")
+    for row, user in enumerate(users):
+        history = sorted(rows[view.train.item[view.train.user == user]].tolist())
+        for item in (0, 13, 39):
+            expected = naive(weights, history, int(rows[item]), place if with_market else None, 2)
+            assert scores[row, item] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    listed = np.array([[3, 8], [1, 1], [0, 39], [5, 6], [7, 8], [9, 10], [11, 12]])
+    found = score_pairs(NAME, served, users, listed, "cpu")
+    np.testing.assert_allclose(found, np.take_along_axis(scores, listed, 1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_in_training_a_history_leaves_out_its_positive_unless_it_is_asked_to_keep_it(kept: bool) -> None:
+    view = big_market()
+    layout = Layout((*TASK.markets, view))
+    generator = torch.Generator().manual_seed(0)
+    histories = Histories.of(layout, 50, generator)
+    weights = rough(start(generator, layout.n_items, 4, 8, 2, explicit_user=True, deviation=0.02))
+    reader = Reader(histories, 2, Noise(), with_candidate=kept)
+    batch = next(Rows(layout, 3, "cpu", views=[view, TASK.target]).batches(400, generator))
+    logits = reader.logits(weights, batch)
+    assert logits.shape == (100, 4)
+    for row in range(0, 100, 7):
+        user, positive = int(batch.user[row]), int(batch.item[row, 0])
+        begin, stop = histories.start[user : user + 2].tolist()
+        history = histories.items[begin:stop].tolist()
+        assert positive in history
+        if not kept:
+            history.remove(positive)
+        for column in range(4):
+            item, where = int(batch.item[row, column]), int(batch.market[row])
+            assert logits[row, column].item() == pytest.approx(
+                naive(weights, history, item, where, 2), rel=1e-3, abs=1e-4
+            )
+
+
+def test_the_slots_of_a_history_hold_it_without_the_positive() -> None:
+    items, begin, count = torch.tensor([5, 6, 7, 2, 3, 9]), torch.tensor([0, 3, 5]), torch.tensor([2, 2, 0])
+    found = slots(items, begin, count, torch.tensor([1, -1, 0]), 3, 99)
+    assert found.items.t().tolist() == [[5, 7, 99], [2, 3, 99], [99, 99, 99]]
+    assert found.absent is not None
+    assert found.absent.t().tolist() == [[False, False, True], [False, False, True], [False, True, True]]
+    assert slots(items, begin[:2], count[:2], None, 2, 99).absent is None
+
+
+def test_groups_are_of_one_length_as_far_as_possible_and_lose_nobody() -> None:
+    count = torch.randint(0, 60, (500,), generator=torch.Generator().manual_seed(2))
+    seen = []
+    for rows, width in by_length(count, 200):
+        seen += rows.tolist()
+        most = count[rows].clamp(min=1)
+        assert bool((most <= width).all())
+        assert bool((width <= torch.where(most > 12, most * 7 // 6 + 1, most)).all())
+        assert len(rows) == 1 or len(rows) * (width + 1) <= 200
+    assert sorted(seen) == list(range(500))
+
+
+def test_arranged_batches_are_the_same_pairs_with_like_histories() -> None:
+    view = big_market()
+    layout, generator = Layout([view]), torch.Generator().manual_seed(0)
+    reader = Reader(Histories.of(layout, 50, generator), 2, Noise(), with_candidate=False)
+    large = list(Rows(layout, 3, "cpu").batches(100_000, generator))
+    small = list(reader.arrange(iter(large), 80, generator))
+    assert {len(batch.user) for batch in small} <= {20, len(large[0].user) % 20}
+    for at in range(3):
+        joined = torch.cat([batch[at].reshape(len(batch.user), -1) for batch in small]).tolist()
+        assert sorted(joined) == sorted(large[0][at].reshape(len(large[0].user), -1).tolist())
+    spans = sorted((int(batch.user.min()), int(batch.user.max())) for batch in small)  # user u has u items
+    assert all(before[1] <= after[0] for before, after in pairwise(spans))
+
+
+def test_long_histories_are_cut_at_random_and_always_alike() -> None:
+    view = big_market()
+    layout = Layout([view])
+    whole, one, again, other = (
+        Histories.of(layout, length, torch.Generator().manual_seed(seed))
+        for length, seed in ((50, 0), (6, 0), (6, 0), (6, 1))
+    )
+    assert torch.equal(one.items, again.items)
+    assert not torch.equal(one.items, other.items)
+    sizes = (one.start[1:] - one.start[:-1]).tolist()
+    assert sizes == [min(user, 6) for user in range(30)]
+    for user in range(30):
+        own = set(whole.items[whole.start[user] : whole.start[user + 1]].tolist())
+        assert set(one.items[one.start[user] : one.start[user + 1]].tolist()) <= own
+
+
+def test_the_order_of_a_history_changes_nothing_but_rounding() -> None:
+    fitted = fit()
+    stored = dict(fitted.weights)
+    begin = stored["history.start"]
+    stored["history.items"] = np.concatenate([stored["history.items"][a:b][::-1] for a, b in pairwise(begin)])
+    assert not np.array_equal(stored["history.items"], fitted.weights["history.items"])
+    users = np.arange(VIEW.n_users)
+    np.testing.assert_allclose(replace(fitted, weights=stored).score(users), fitted.score(users), rtol=1e-4, atol=1e-5)
+
+
+def test_fixed_negatives_come_from_everywhere_and_stay() -> None:
+    layout, generator = Layout(TASK.markets), torch.Generator()
+    rows = FixedRows(layout, 2, torch.Generator().manual_seed(0), views=[VIEW])
+    epochs = [torch.cat([torch.cat([b.user[:, None], b.item], 1) for b in rows.batches(30, generator)]) for _ in "ab"]
+    one, other = (sorted(map(tuple, epoch.tolist())) for epoch in epochs)
+    assert one == other
+    assert [row[:2] for row in one] == sorted(
+        zip(layout.users(VIEW)[VIEW.train.user].tolist(), layout.items(VIEW)[VIEW.train.item].tolist(), strict=True)
+    )
+    drawn = {item for row in one for item in row[2:]}
+    assert drawn - set(layout.items(VIEW).tolist()), "items that the market does not sell are negatives too"
+    for user in range(VIEW.n_users):
+        mine = [row for row in one if row[0] == layout.users(VIEW)[user]]
+        negatives = [item for row in mine for item in row[2:]]
+        assert not set(negatives) & {row[1] for row in mine}
+        free = layout.n_items - len(mine)
+        assert len(set(negatives)) == min(len(negatives), free)
+    full = MarketView("yy", 1, np.arange(3, dtype=np.int32), pairs(np.zeros(3, int), np.arange(3)))
+    with pytest.raises(TrainingError, match="yy"):
+        FixedRows(Layout([full]), 2, generator, views=[full])
+
+
+def test_one_pretraining_serves_all_targets_unless_it_stops_on_the_target() -> None:
+    def built(**changes: Any) -> int:
+        monitor = QuietMonitor()
+        for name in ("uk", "de"):
+            monitor.checkpoints.clear()
+            fit(SPLIT.task(name, sorted({"ca", "de", "uk"} - {name})), monitor, **changes)
+        return len(monitor.store)
+
+    assert built() == 1
+    assert built(finetune_epochs=1) == 1
+    assert built(pretrain_stop="target") == 2
+    assert built(pretrain="without-target") == 2
+
+
+def test_stages_are_those_that_the_settings_name() -> None:
+    def stages(**changes: Any) -> list[str]:
+        monitor = QuietMonitor()
+        fit(monitor=monitor, **changes)
+        return list(dict.fromkeys(report.stage for report in monitor.progress))
+
+    assert stages() == ["pretraining", "fine-tuning"]
+    assert stages(finetune=False) == ["pretraining"]
+    assert stages(pretrain="target-only") == ["pretraining"]
+    assert stages(pretrain="without-target") == ["pretraining", "fine-tuning"]
+
+
+def test_the_target_alone_means_that_sources_do_not_matter() -> None:
+    other = SPLIT.task("uk", ["ca"])
+    one, two = fit(pretrain="target-only"), fit(other, pretrain="target-only")
+    for name, value in one.arrays().items():
+        np.testing.assert_array_equal(value, two.arrays()[name], err_msg=name)
+
+
+def test_pretraining_without_the_target_does_not_learn_from_its_pairs() -> None:
+    changed = market("uk", 13, 14, 99)
+    target = replace(VIEW, train=changed.train, catalogue=VIEW.catalogue)
+    other = replace(TASK, target=target, digest="1" * 64)
+    one, two = (fit(task, pretrain="without-target", finetune=False).weights for task in (TASK, other))
+    assert not np.array_equal(one["history.items"], two["history.items"])
+    for name, value in one.items():
+        if not name.startswith("history"):
+            np.testing.assert_array_equal(value, two[name], err_msg=name)
+
+
+def test_switches_of_the_authors_code_change_what_is_learned() -> None:
+    plain = fit().weights["item.vectors"]
+    for change in ({"acmr_neg": "static_global"}, {"history_includes_candidate": True}, {"market_embeddings": False}):
+        assert not np.array_equal(fit(**change).weights["item.vectors"], plain), change
+
+
+def test_patience_counts_all_looks_without_improvement_where_it_is_never_reset() -> None:
+    class Sawtooth(Blind):
+        def __call__(self, market: str, score: object, *, users: int | None = None) -> float:
+            self.calls += 1
+            return self.calls if self.calls % 3 else 0.0  # every third look is worse
+
+    def looks(reset: bool) -> int:
+        monitor = QuietMonitor()
+        config = settings(pretrain="target-only", epochs=30, patience=2, patience_reset=reset, eval_every=1)
+        ACMR(config).fit(TASK, Run(0, "cpu", Sawtooth(), monitor))
+        return max(report.done for report in monitor.progress)
+
+    assert looks(True) == 30
+    assert looks(False) == 5
+
+
+def test_training_lowers_the_loss_and_dropout_only_disturbs_training() -> None:
+    monitor = QuietMonitor()
+    fit(monitor=monitor, epochs=25, finetune=False, learning_rate=0.01)
+    losses = [report.metrics["loss"] for report in monitor.progress if "loss" in report.metrics]
+    assert losses[-1] < 0.8 * losses[0]
+    generator = torch.Generator().manual_seed(0)
+    layout = Layout(TASK.markets)
+    weights = rough(start(generator, layout.n_items, 3, 8, 2, explicit_user=True, deviation=0.02))
+    histories = Histories.of(layout, 50, generator)
+    batch = next(Rows(layout, 3, "cpu").batches(100, generator))
+    quiet, noisy = (Reader(histories, 2, noise, with_candidate=False) for noise in (Noise(0.5), Noise(0.5, generator)))
+    assert torch.equal(quiet.logits(weights, batch), quiet.logits(weights, batch))
+    assert not torch.equal(noisy.logits(weights, batch), noisy.logits(weights, batch))
+    assert torch.isfinite(bce(noisy.logits(weights, batch)))
+
+
+def test_the_attention_shown_is_that_of_the_score() -> None:
+    fitted = fit()
+    user = int(np.bincount(VIEW.train.user).argmax())
+    history = np.unique(VIEW.train.item[VIEW.train.user == user])
+    shown = attend_to(fitted, user, 1)
+    np.testing.assert_array_equal(shown.items, [*history, 1])
+    assert shown.weights.shape == (2, 2, len(history) + 1, len(history) + 1)
+    np.testing.assert_allclose(shown.weights.sum(3), 1, rtol=1e-5)
+    assert shown.weights.min() > 0
+    w = {name: torch.from_numpy(array) for name, array in fitted.weights.items()}
+    x = apply_norm(w, "norm", w["item.vectors"][torch.from_numpy(shown.items)] + w["market"])
+    for at in range(2):
+        for head in range(2):
+            rows = slice(4 * head, 4 * head + 4)
+            query, key = (
+                x @ w[f"layer.{at}.{part}.weight"][rows].t() + w[f"layer.{at}.{part}.bias"][rows]
+                for part in ("query", "key")
+            )
+            expected = torch.softmax(query @ key.t() / 2, 1)
+            np.testing.assert_allclose(shown.weights[at, head], expected.numpy(), rtol=1e-4, atol=1e-6)
+        x = plain_layer(w, f"layer.{at}", x[None], None, 2)[0]
+    logit = w["output.weight"][0] @ torch.cat([x[:-1].mean(0), x[-1]]) + w["output.bias"][0]
+    assert fitted.score(np.array([user]))[0, 1] == pytest.approx(logit.item(), rel=1e-4, abs=1e-5)
+
+
+def test_the_attention_of_a_user_without_history_and_what_is_refused() -> None:
+    view = replace(VIEW, n_users=VIEW.n_users + 1)
+    fitted = fit(replace(TASK, target=view))
+    shown = attend_to(fitted, view.n_users - 1, 2)
+    assert shown.items.tolist() == [-1, 2]
+    assert np.isfinite(fitted.score(np.array([view.n_users - 1]))).all()
+    for user, item in ((view.n_users, 0), (0, view.n_items), (-1, 0)):
+        with pytest.raises(SpecError, match=r"no user number|no item number"):
+            attend_to(fitted, user, item)
+    other = Popularity(PopularityConfig()).fit(TASK, start_run())
+    with pytest.raises(SpecError, match="no attention"):
+        attend_to(other, 0, 0)
+
+
+def test_heads_must_divide_the_dimensions() -> None:
+    with pytest.raises(SpecError, match="3 heads do not divide 32 dimensions"):
+        parse(ACMRConfig, {"heads": 3})
