@@ -47,7 +47,7 @@ class M3RecConfig(Config):
     walk_negatives: int = Field(5, ge=1, le=100, description="Weight of random items against each predicted one")
     walk_batch: int = Field(256, ge=1, le=100_000, description="Walks per step of node2vec")
     walk_learning_rate: float = Field(0.03, gt=0, le=1, description="Adam's step size for node2vec")
-    walk_epochs: int = Field(2, ge=1, le=1000, description="Passes of node2vec over all walks")
+    walk_epochs: int = Field(5, ge=1, le=1000, description="Passes of node2vec over all walks")
 
     def walking(self) -> Walking:
         """What `node2vec` takes."""
@@ -78,7 +78,7 @@ class M3Rec:
     nearest 100 of each item, rows adding up to 1; (c) the prior S = a (a) + b (b), and in the target the B without
     diagonal that is least in |X - X B|^2 + lambda_2 |B - S|^2. With S = 0 that is EASE.
 
-    Cost: stages (a), some seconds, and (b), some ten seconds, once for all targets; for the target up to ten
+    Cost: stages (a), some seconds, and (b), some twenty seconds on one core, once for all targets; for the target up to ten
     candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a), 4 I²
     kept; 36 n² bytes for n items of the target.
     """
