@@ -85,6 +85,8 @@ def recommended(
 
 def reason(why: Explanation, ids: Sequence[str], most: int = 2) -> str:
     """The strongest parts of an explanation in one line; `ids`: item ids by local code."""
+    if all(part.kind == "rest" for part in why.parts):
+        return "a network: no exact reason"
     size = sum(abs(part.value) for part in why.parts) or 1.0
     parts = sorted(why.parts, key=lambda part: -abs(part.value))[:most]
     said = [f"{part_name(part.kind, part.item, ids)} {part.value / size:+.0%}" for part in parts if part.value]
@@ -96,6 +98,18 @@ def part_name(kind: str, item: int | None, ids: Sequence[str]) -> str:
     if item is not None:
         return f"had {ids[item]}"
     return {"own": "own taste", "item": "popular with all", "rest": "not traceable"}[kind]
+
+
+def exactness(why: Explanation) -> str:
+    """How far the parts explain the score, in words."""
+    if why.exact:
+        return "The parts add up to the score exactly."
+    if all(part.kind == "rest" for part in why.parts):
+        return (
+            "This method is a network: its layers mix everything with everything, so the score cannot be divided among "
+            "the items that the user has had. No reason is shown rather than one that sounds right."
+        )
+    return "A part of the score cannot be traced to items: the explanation is not exact."
 
 
 def parts_table(why: Explanation, ids: Sequence[str], most: int = 12) -> pd.DataFrame:

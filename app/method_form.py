@@ -7,9 +7,10 @@ import streamlit as st
 from app import fields, forms, frame, grids, words
 from cmr_core.errors import CmrError
 from cmr_core.models.registry import MethodInfo, load
-from cmr_core.spec import MethodChoice, StudySpec
+from cmr_core.spec import Member, MethodChoice, StudySpec
 
 FIRST_CHOICE = ("popularity", "ease-weighted", "lightgcn-all", "dcmpt")
+FIRST_MEMBERS = ("popularity", "ease-weighted", "lightgcn-all")
 MOST = 6
 
 
@@ -37,7 +38,7 @@ def methods(given: StudySpec | None, tag: str, faults: list[CmrError]) -> tuple[
 
 def _method(info: MethodInfo, initial: list[MethodChoice], key: str, faults: list[CmrError]) -> list[MethodChoice]:
     st.caption(frame.literal(info.summary))
-    if not forms.fields(info.config):
+    if not forms.fields(info.config) and not info.combines:
         st.caption("This method has no settings.")
         return [MethodChoice(method=info.name)]
     number = st.number_input(
@@ -70,9 +71,22 @@ def _configuration(info: MethodInfo, start: MethodChoice, key: str) -> MethodCho
     )  # fmt: skip
     grid = {name: fields.several(info, name, start.grid.get(name, ()), f"{key}-{name}-values") for name in trying}
     settings = fields.settings(info, dict(start.settings), key, trying)
-    choice = MethodChoice(method=info.name, label=label.strip() or None, settings=settings, grid=grid)
+    members = _members(start, key) if info.combines else ()
+    choice = MethodChoice(method=info.name, label=label.strip() or None, settings=settings, grid=grid, members=members)
     if settings:
         st.caption("Changed: " + ", ".join(f"{name} = {value}" for name, value in settings.items()))
     if grid:
         st.caption(f"{words.plural(grids.count(choice), 'configuration')} in all.")
     return choice
+
+
+def _members(start: MethodChoice, key: str) -> tuple[Member, ...]:
+    known = load()
+    given = {member.method: member for member in start.members}
+    picked = st.multiselect(
+        "What it combines", [name for name, info in known.items() if not info.combines],
+        [name for name in given or FIRST_MEMBERS if name in known], key=f"{key}-members",
+        format_func=lambda name: known[name].label, wrap=True, max_selections=20,
+        help="With their own settings where a study file names some, else with their defaults.",
+    )  # fmt: skip
+    return tuple(given.get(name) or Member(method=name) for name in picked)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import pandas as pd
+import plotly.graph_objects as go
 import streamlit as st
 
 from app import cached, charts, comparison, exports, frame, queries, words
@@ -13,6 +14,7 @@ from worker.store.corpora import get_corpus
 from worker.store.session import Store
 
 STYLES = {"best": "font-weight: 700", "second": "box-shadow: inset 0 -2px 0 currentColor", "": ""}
+MOST_ROWS, TALL = 18, 700  # rows of a table, and the pixels in which longer ones scroll
 BEYOND = ("coverage", "novelty", "popularity", "gini")
 
 
@@ -31,6 +33,15 @@ class View:
     def colors(self) -> dict[str, str]:
         """Colour of each label."""
         return charts.palette(self.table.labels, cached.colors())
+
+    @property
+    def many(self) -> bool:
+        """More methods than colours can tell apart."""
+        return len(self.table.labels) > charts.MANY
+
+    def best(self) -> list[str]:
+        """As many of the methods as colours can tell apart, best first."""
+        return list(self.table.labels)[: charts.MANY]
 
     @property
     def title(self) -> str:
@@ -53,7 +64,8 @@ def table(view: View) -> None:
     """Methods x markets, best bold, second underlined, with marks; and its exports."""
     text, style = comparison.grid(view.table)
     shown = text.rename(index=frame.literal)
-    st.table(shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None))
+    styled = shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None)
+    st.table(styled, height=TALL if len(shown) > MOST_ROWS else "content")
     view.caption(
         ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or "
         "worse than the market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, "
@@ -69,7 +81,16 @@ def table(view: View) -> None:
 
 
 def chart(view: View) -> None:
-    """Bars with intervals and seed dots, with the papers' numbers on top when asked for."""
+    """Bars with intervals and seed dots, with the papers' numbers on top when asked for; a line each for many."""
+    if view.many:
+        rows = view.table.cells.rename(columns={"target": "series", "mean": "value"})
+        figure = charts.dots(rows, charts.series_colors(view.table.targets), view.title)
+        st.plotly_chart(figure, config=charts.config(f"compare-{view.metric}"), key="bars")
+        view.caption(
+            ". Dots: mean over users and seeds with its 95 % interval, best method on top. With at most "
+            f"{charts.MANY} methods they stand as bars, with single seeds and papers' numbers."
+        )
+        return
     figure = charts.bars(view.table.cells, view.results, view.colors, view.title)
     numbers = comparison.published(view.table, load(), view.text)
     if len(numbers):
@@ -126,9 +147,17 @@ def groups(view: View, store: Store) -> None:
         if shown.empty:
             st.caption("No such group was stored for these runs.")
             continue
-        figure = charts.groups(shown, view.colors, view.title)
+        figure = groups_chart(shown, view.colors, view.title)
         st.plotly_chart(figure, config=charts.config(f"groups-{kind}-{target}"), key=f"groups-{kind}")
     view.caption(f". Market {target}. N of a group: its users with a held-out item.")
+
+
+def groups_chart(shown: pd.DataFrame, colors: dict[str, str], title: str) -> go.Figure:
+    """Groups as bars, or with a line per method where there are many. shown: label, group, value, n."""
+    if shown["label"].nunique() <= charts.MANY:
+        return charts.groups(shown, colors, title)
+    rows = shown.assign(series=shown["group"].str.replace("<br>", ", "))
+    return charts.dots(rows, charts.series_colors(list(dict.fromkeys(rows["series"]))), title)
 
 
 def richness(view: View, store: Store) -> None:
@@ -140,13 +169,15 @@ def richness(view: View, store: Store) -> None:
     if found.empty:
         frame.empty("**These markets have no reference to compare with.** Choose another reference above.")
         return
-    figure = charts.richness(found, view.colors, names[by], f"{view.title}, difference to the reference")
+    best = found[found["label"].isin(view.best())] if view.many else found
+    figure = charts.richness(best, view.colors, names[by], f"{view.title}, difference to the reference")
     st.plotly_chart(figure, config=charts.config(f"richness-{view.metric}"), key="richness")
     references = sorted({str(label) for label in view.table.cells["reference"].dropna()})
     view.caption(
         ". Poorest market first. "
         f"Each method minus the market's reference ({frame.literal(', '.join(references))}); above zero it gains. "
         "Intervals of the differences show under the pointer."
+        + (f" Drawn are the {charts.MANY} best; choose methods above to see others." if view.many else "")
     )
 
 

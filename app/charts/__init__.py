@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from app.charts.cost import frontier, tradeoff
 from app.charts.data import heatmap, tail
+from app.charts.many import dots
 from app.charts.matrix import crossed, effects
 from app.charts.quality import add_published, bars, groups, outcomes, richness
 from app.charts.single import contributions, curves
 from app.charts.study import ablation, halves, sensitivity
-from app.charts.style import SERIES, config, palette
+from app.charts.style import MANY, config, palette, series_colors
 
 __all__ = [
-    "SERIES",
+    "MANY",
     "ablation",
     "add_published",
     "bars",
@@ -19,6 +20,7 @@ __all__ = [
     "contributions",
     "crossed",
     "curves",
+    "dots",
     "effects",
     "frontier",
     "groups",
@@ -28,6 +30,7 @@ __all__ = [
     "palette",
     "richness",
     "sensitivity",
+    "series_colors",
     "tail",
     "tradeoff",
 ]

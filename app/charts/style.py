@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import colorsys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 SERIES = ("#1f77b4", "#e4853c", "#3f9c6b", "#b6565c", "#8a6fb8", "#8c6d5a", "#cf7fb4", "#7f868e")
 MARK = "#e0a100"
 GREY = "#7f868e"
-MANY = 14  # entries of a legend; more stand beside the chart, where they scroll
+MANY = 14  # methods that colours can tell apart
 
 
 def config(name: str) -> dict[str, Any]:
@@ -38,15 +38,23 @@ def palette(labels: Mapping[str, str], colors: Mapping[str, str]) -> dict[str, s
     return result
 
 
+def series_colors(names: Sequence[str]) -> dict[str, str]:
+    """Colours of things that are no methods (markets, groups), in their order."""
+    return {name: SERIES[at % len(SERIES)] for at, name in enumerate(names)}
+
+
 def finish(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
+    """The figure in the frame that all share; a legend of many entries stands on the right, where it scrolls."""
+    below = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}
+    right = {"orientation": "v", "yanchor": "top", "y": 1, "x": 1.01, "font": {"size": 11}, "entrywidth": 0}
+    many = sum(trace.showlegend is not False and bool(trace.name) for trace in figure.data) > MANY
+    return figure.update_layout(
         height=height,
         margin={"l": 8, "r": 8, "t": 40, "b": 8},
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        legend=right if many else below,
     )
-    return figure
 
 
 def spread(rows: pd.DataFrame) -> dict[str, Any] | None:

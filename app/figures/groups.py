@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import cached, charts, comparison, frame, queries, words
+from app import cached, charts, comparison, frame, panels, queries, words
 from app.figures import shared
 from app.study import richness
 from app.study.view import View
@@ -27,7 +27,12 @@ def sparse_and_rich(view: View, store: Store) -> None:
     if rows.empty:
         st.caption("None of these markets is among the six that the paper divides.")
         return
-    figure = charts.halves(rows, (richness.SPARSE, richness.RICH), shared.palette(runs), view.title)
+    order = (richness.SPARSE, richness.RICH)
+    if rows["label"].nunique() > charts.MANY:
+        dots = rows.rename(columns={"target": "series", "mean": "value", "half": "panel"})
+        figure = charts.dots(dots, charts.series_colors(list(half)), view.title, order)
+    else:
+        figure = charts.halves(rows, order, shared.palette(runs), view.title)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-halves"), key="halves-chart")
     shared.partial(view.wanted())
     how = "" if by == "paper" else " The sparser half of the markets stands left, the sparsest market first."
@@ -54,7 +59,7 @@ def items(view: View, store: Store) -> None:
     if shown.empty:
         st.caption("No item group was stored for these runs.")
         return
-    figure = charts.groups(shown, shared.palette(runs), view.title)
+    figure = panels.groups_chart(shown, shared.palette(runs), view.title)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-items-{target}"), key="items-chart")
     wanted = view.wanted()
     shared.partial(wanted[wanted["target"] == target])

@@ -40,7 +40,7 @@ def _lines(view: View, panels: list[Panel]) -> None:
         shared.nothing(view, wanted)
         return
     axis = view.title if how == "level" else f"{view.title}, change"
-    figure = charts.sensitivity(lines, shared.market_colors(view.targets), axis)
+    figure = charts.sensitivity(lines, charts.series_colors(view.targets), axis)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-sensitivity"), key="sensitivity-chart")
     shared.partial(wanted)
     finished = pd.concat([panel.runs for panel in panels]).drop_duplicates("run_id")

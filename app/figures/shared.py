@@ -41,11 +41,6 @@ def palette(runs: pd.DataFrame) -> dict[str, str]:
     return charts.palette(labels, cached.colors())
 
 
-def market_colors(targets: list[str]) -> dict[str, str]:
-    """Colour of each market."""
-    return {name: charts.SERIES[at % len(charts.SERIES)] for at, name in enumerate(targets)}
-
-
 def caption(view: View, runs: pd.DataFrame, more: str = "") -> None:
     """Metric, protocol, N, seeds and date under a figure."""
     st.caption(f"{frame.literal(view.note(runs))}{more}")

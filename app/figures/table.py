@@ -5,19 +5,14 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import cached, comparison, exports, frame
+from app import cached, comparison, exports, frame, panels
 from app.figures import shared
 from app.study import paper
 from app.study.view import View
 from cmr_core.published import PROTOCOLS, load
 from worker.store.session import Store
 
-STYLES = {
-    "best": "font-weight: 700",
-    "second": "box-shadow: inset 0 -2px 0 currentColor",
-    "paper": "opacity: 0.75; font-style: italic",
-    "": "",
-}
+STYLES = panels.STYLES | {"paper": "opacity: 0.75; font-style: italic"}
 MARKS = (
     ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or worse "
     "than the market's strongest single-market method (ref), paired Wilcoxon test over users, Holm-corrected over the "
@@ -37,7 +32,8 @@ def draw(view: View, store: Store) -> None:
     if len(theirs) and st.toggle("Published numbers beside ours", True, key=f"paper-{view.text}"):
         text, style = beside(text, style, _pairs(view, runs, theirs), theirs)
     shown = text.rename(index=frame.literal)
-    st.table(shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None))
+    styled = shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None)
+    st.table(styled, height=panels.TALL if len(shown) > panels.MOST_ROWS else "content")
     shared.partial(view.wanted())
     shared.caption(view, runs, MARKS + _source(view, theirs))
     notes = [f"{view.title}, {view.text}", found.note(), f"study {view.spec.name} {view.study_id}"]

@@ -72,7 +72,8 @@ def _advice(view: View, effects: pd.DataFrame, sets: transfer.Sets) -> None:
             lines.append(f"- **{frame.literal(target)}**: {frame.literal(said)}")
     st.markdown("\n".join(lines))
     st.caption(
-        f"A source is used where it raised {view.title} on validation; the numbers in the sentences are the test's. "
+        f"A source is used where adding it raised {view.title} on validation; the numbers say what it changes on the "
+        "test, and decide nothing. "
         "Each source was judged with all others present; leaving out several at once was not tried."
     )
     data = exports.csv(effects, [f"{view.title}, {view.text}", f"study {view.spec.name} {view.study_id}"])

@@ -6,8 +6,9 @@ reports it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -18,19 +19,8 @@ from cmr_core.evaluation.compare import adjust, against, over_seeds
 TOGETHER = "all together"  # the source in the rows of all sources
 _BASE = ""
 COLUMNS = ["kind", "target", "source", "difference", "low", "high", "valid", "n", "p_wilcoxon"]
-# what a method is without source markets, if the study has it
-ALONE = {
-    "ease-weighted": "ease",
-    "itemknn-weighted": "itemknn",
-    "popularity-all": "popularity",
-    "lightgcn-all": "lightgcn",
-    "finetune": "lightgcn",
-    "dcmpt": "lightgcn",
-    "backbone-teacher-sum": "lightgcn",
-    "neumf-plus": "neumf",
-    "wide-deep-plus": "wide-deep",
-    "bert4rec-plus": "bert4rec",
-}
+# what a method is without source markets, where its name does not say it
+ALONE = {"finetune": "lightgcn", "dcmpt": "lightgcn", "backbone-teacher-sum": "lightgcn"}
 
 
 @dataclass(frozen=True)
@@ -51,7 +41,7 @@ def methods(view: View, valid: pd.Series) -> list[Sets]:
     found = []
     for method, label, used in _facts(view.runs):
         if used:
-            alone = single.get(ALONE.get(method, ""), next(iter(single.values()), None))
+            alone = single.get(_without_sources(method), next(iter(single.values()), None))
             parts = [_mine(frame, label, alone) for frame in (runs, view.runs)]
             found.append(Sets(label, method, alone, *parts))
     return found
@@ -93,26 +83,50 @@ def matrix(effects: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, pd.DataFrame
 
 
 def advice(effects: pd.DataFrame, target: str, alone: str | None) -> str:
-    """Which sources to use for the target, in words: chosen on validation, reported on the test.
+    """Which sources to use for the target, in words: chosen on validation, with what each one does on the test.
 
-    E.g. `use ca (adds 0.0120, significant) and uk; leave out in: it takes 0.0040 (significant).`
+    E.g. `use ca (+0.0120, significant) and uk (+0.0010, not significant); leave out in (-0.0040, significant).`
     """
     mine = effects[effects["target"] == target]
     adding = mine[mine["kind"] == "adding"].sort_values("valid", ascending=False)
+    single = mine[(mine["kind"] == "alone") & (mine["source"] != TOGETHER)].sort_values("valid", ascending=False)
     together = mine[(mine["kind"] == "alone") & (mine["source"] == TOGETHER)]
-    said = []
-    if len(adding):
-        use, leave = adding[adding["valid"] > 0], adding[adding["valid"] <= 0]
-        parts = ["use " + _listed([_said(row) for row in use.to_dict("records")])] if len(use) else []
-        parts += ["leave out " + _listed([_said(row) for row in leave.to_dict("records")])] if len(leave) else []
-        said.append("; ".join(parts) + ".")
-    else:
-        said.append(_single(mine[(mine["kind"] == "alone") & (mine["source"] != TOGETHER)]))
+    said = [_each(adding) if len(adding) else _best(single)]
     for row in together.to_dict("records"):
-        gain = f"All sources together {_verb(row['difference'])} against {alone} on the target alone"
-        better = "" if row["valid"] > 0 else "; on validation they lose: better use no source at all"
-        said.append(f"{gain} ({_luck(row['significant'])}{better}).")
+        words = f"All sources together change {alone} on the target alone by {_effect(row)}"
+        said.append(words + ("." if row["valid"] > 0 else "; on validation they lose: better use no source at all."))
     return " ".join(part for part in said if part)
+
+
+def _each(adding: pd.DataFrame) -> str:
+    parts = []
+    for verb, chosen in (("use", adding["valid"] > 0), ("leave out", adding["valid"] <= 0)):
+        found = [f"{row['source']} ({_effect(row)})" for row in adding[chosen].to_dict("records")]
+        parts += [f"{verb} {_listed(found)}"] if found else []
+    return "; ".join(parts) + "."
+
+
+def _best(single: pd.DataFrame) -> str:
+    if single.empty:
+        return ""
+    row = single.iloc[0].to_dict()
+    if row["valid"] <= 0:
+        return "use no source: alone, each was no better than the target alone on validation."
+    return f"of single sources take {row['source']} ({_effect(row)})."
+
+
+def _effect(row: dict[Hashable, Any]) -> str:
+    luck = "significant" if row["significant"] else "not significant"
+    against = row["significant"] and (row["difference"] > 0) != (row["valid"] > 0)
+    return f"{row['difference']:+.4f}, {luck}" + (", against what validation said" if against else "")
+
+
+def _listed(parts: Sequence[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+
+
+def _without_sources(method: str) -> str:
+    return ALONE.get(method, method.removesuffix("-all").removesuffix("-weighted"))
 
 
 def _facts(runs: pd.DataFrame) -> list[tuple[str, str, bool]]:
@@ -161,30 +175,3 @@ def _effects(
             "p_wilcoxon": tests["p_wilcoxon"],
         }
     )
-
-
-def _single(alone: pd.DataFrame) -> str:
-    good = alone[alone["valid"] > 0].sort_values("valid", ascending=False)
-    if alone.empty:
-        return ""
-    if good.empty:
-        return "no single source was better than the target alone on validation."
-    row = good.iloc[0].to_dict()
-    return f"of single sources take {row['source']}: it {_verb(row['difference'])} ({_luck(row['significant'])})."
-
-
-def _said(row: dict[object, object]) -> str:
-    difference, significant = float(row["difference"]), bool(row["significant"])  # type: ignore[arg-type]
-    return f"{row['source']} ({_verb(difference)}, {_luck(significant)})"
-
-
-def _verb(difference: float) -> str:
-    return f"{'adds' if difference >= 0 else 'takes'} {abs(difference):.4f}"
-
-
-def _luck(significant: bool) -> str:
-    return "significant" if significant else "not significant"
-
-
-def _listed(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -20,6 +20,7 @@ VIEWS = {
     "wins": "Wins and losses",
     "beyond": "Beyond accuracy",
 }
+OTHER = "not known here"
 ACCURACY = ("ndcg", "recall", "hit", "mrr", "map", "precision")
 
 
@@ -67,8 +68,13 @@ def _metric(names: list[str], left: DeltaGenerator, right: DeltaGenerator) -> st
 
 
 def _rows(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    families = {name: info.family for name, info in cached.methods().items()}
+    known = results["method"].map(families).fillna(OTHER)
+    first, left, middle, right = st.columns([2, 4, 2, 3])
+    with first:
+        picked = frame.choose_many("Families", sorted(set(known)), "family", placeholder="All")
+    results = results[known.isin(picked or set(known))]
     labels = sorted(set(results["label"]))
-    left, middle, right = st.columns([4, 2, 3])
     with left:
         methods = frame.choose_many("Methods", labels, "row", placeholder="All")
     with middle:

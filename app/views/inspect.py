@@ -18,7 +18,10 @@ METRICS = ("ndcg@10", "recall@10", "ndcg@5", "recall@5", "ndcg@20", "recall@20")
 
 def body(store: Store) -> None:
     """Choose market, runs and user; then look."""
-    frame.header("Inspect users", "What single users have had, what each run recommends to them, and exactly why.")
+    frame.header(
+        "Inspect users",
+        "What single users have had, what each run recommends to them, and why: exactly, where the method allows it.",
+    )
     chosen = choices.both(store)
     if chosen is None:
         return
@@ -126,7 +129,7 @@ def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
 
 
 def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: list[str]) -> None:
-    st.subheader("Why exactly", anchor=False)
+    st.subheader("Why", anchor=False)
     left, right = st.columns([2, 2])
     with left:
         run = frame.choose("Run", list(shown), "why", text=names.__getitem__)
@@ -141,10 +144,7 @@ def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: l
     st.plotly_chart(
         charts.contributions(list(table["part"]), list(table["value"])), config=charts.config("why"), key="why-chart"
     )
-    exact = (
-        "The parts add up to the score exactly." if item.why.exact else "A part of the score cannot be traced to items."
-    )
-    st.caption(f"Score {item.why.total:.4f}. {exact}")
+    st.caption(f"Score {item.why.total:.4f}. {inspection.exactness(item.why)}")
     if item.why.prompt is not None:
         st.markdown(
             f"The **prompts** changed this score by **{item.why.prompt:+.4f}** (a part of it, spread over the bars)."

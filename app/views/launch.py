@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import actions, auth, draft, forms, frame, method_form, protocol_form, words
+from app import actions, auth, draft, forms, frame, method_form, protocol_form, study_files, study_form, words
 from cmr_core.errors import CmrError
 from cmr_core.spec import Budget, StudySpec, parse
-from worker.queue import deliver
 from worker.store.corpora import list_corpora, market_names
 from worker.store.lists import list_lists
 from worker.store.session import Store
-from worker.store.studies import estimate, launch_study
+from worker.store.studies import estimate
 from worker.store.study_files import read_study
 from worker.store.tables import CorpusRow
 
@@ -53,13 +52,14 @@ def _form(store: Store, corpora: list[CorpusRow], given: StudySpec | None) -> St
     faults: list[CmrError] = []
     try:
         corpus, targets, sources = _data(corpora, given, tag)
+        sets = study_form.source_sets(given, tag)
         methods = method_form.methods(given, tag, faults)
         protocols = protocol_form.protocols(corpus, list_lists(store, corpus.digest), given, tag, faults)
-        rest = _rest(given, tag)
+        rest = _rest(given, tag) | study_form.page(given, tag)
         if faults:
             return faults[0]
         body = {"corpus": corpus.name, "targets": targets, "sources": sources, "methods": methods}
-        return parse(StudySpec, body | {"protocols": protocols} | rest)
+        return parse(StudySpec, body | {"protocols": protocols, "source_sets": sets} | rest)
     except CmrError as error:
         return error
 
@@ -139,14 +139,10 @@ def _price(store: Store, spec: StudySpec | CmrError) -> None:
 
 def _launch(store: Store, spec: StudySpec) -> None:
     try:
-        launched = launch_study(store, auth.actor(), spec)
+        launched, text = study_files.launch(store, spec)
     except CmrError as error:
         frame.tell(error)
         return
-    sent = deliver(store, launched.created)
-    text = f"Launched {words.plural(len(launched.created), 'run')}; {len(launched.reused)} were there already."
-    if sent < len(launched.created):
-        text += " The queue does not answer now; what is not sent yet goes out when it is back."
     actions.note(text)
     st.switch_page("views/runs.py", query_params={"study": launched.study_id})
 

@@ -157,6 +157,11 @@ def _settings(run: RunRow, spec: JobSpec) -> None:
     else:
         rows = [(name, str(value), str(defaults.get(name, "—"))) for name, value in shown.items()]
         st.dataframe(pd.DataFrame(rows, columns=["Setting", "Value", "Default"]), hide_index=True)
+    if str(run.shape).startswith("neural"):
+        st.caption(
+            "This method is a network. On the page Inspect its recommendations have no exact reason: layers mix "
+            "everything with everything."
+        )
     if run.details:
         st.markdown("**What the method chose**")
         rows2 = [(name, f"{v:.5g}" if isinstance(v, float) else str(v)) for name, v in run.details.items()]
