@@ -1,0 +1,320 @@
+"""CAT-SR (Wang et al., KDD 2024): attention learned on other markets, carried over to the target."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, Self
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+
+from cmr_core.errors import SpecError
+from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Recommender, Run, Task
+from cmr_core.models.base import Factors
+from cmr_core.models.catsr_network import Context, Network, last_vectors, popularity_weights, start, svd_items
+from cmr_core.models.embedding import best_details
+from cmr_core.models.pointwise import Layout, Steps, count, fit_steps
+from cmr_core.models.registry import Config, register
+from cmr_core.models.sequences import Competitors, Sequences, Softmax, alike, encode_users, judge_sequences
+from cmr_core.models.towers import Parameters
+from cmr_core.spec import Frozen
+from cmr_core.training.monitor import shared_key
+
+CARRIED = tuple(f"layer.{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias"))
+
+
+class Pretraining(Frozen):
+    """Everything that decides stage 1, beside data, rule, seed and device."""
+
+    network: Network
+    context: Context
+    vectors: Literal["learned", "svd"]
+    weighting: Literal["relative", "count", "none"]
+    alpha: float
+    beta: float
+    softmax: Softmax
+    steps: Steps
+    valid_users: int
+
+
+class CatSrConfig(Config):
+    """Settings of CAT-SR; those of stage 1 begin with `pretrain`."""
+
+    dimensions: int = Field(64, ge=4, le=1024, description="Length of each item's vector")
+    heads: int = Field(4, ge=1, le=16, description="Attention heads; they divide the dimensions")
+    inner: int = Field(256, ge=1, le=8192, description="Units between the two linear maps after the attention")
+    length: int = Field(50, ge=1, le=1000, description="Latest items of a history that are read at most")
+    dropout: float = Field(0.5, ge=0, lt=1, description="Share of values set to zero in training")
+    context: Context = Field(
+        "others", description="What a training item is guessed from: the items before it, or all others of its user"
+    )
+    vectors: Literal["learned", "svd"] = Field(
+        "learned", description="Item vectors: learned in stage 1, or singular vectors of all markets' pairs"
+    )
+    source: str = Field(
+        "all",
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="Where attention is learned: all markets, `sources` (all but the target), or one market's name",
+    )
+    weighting: Literal["relative", "count", "none"] = Field(
+        "none", description="Weight less what is popular in stage 1: by share of the mean count, by count, or not"
+    )
+    alpha: float = Field(1.2, gt=1, le=10, description="Weight of an item of mean popularity in stage 1")
+    beta: float = Field(0.99, ge=0, le=100, description="How fast the weight falls with popularity")
+    pretrain_softmax: Softmax = Field(
+        "market", description="Stage 1 guesses among the items of the history's market, or of all markets"
+    )
+    pretrain_learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size in stage 1")
+    pretrain_weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay in stage 1")
+    pretrain_batch: int = Field(512, ge=2, le=100_000, description="Training pairs per step of stage 1")
+    pretrain_epochs: int = Field(60, ge=1, le=5000, description="Passes over all markets' pairs at most")
+    pretrain_eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
+    pretrain_patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
+    transfer: Literal["attention", "none"] = Field(
+        "attention", description="Carry the maps to queries and keys over from stage 1, or start anew"
+    )
+    freeze_qk: bool = Field(True, description="Keep the carried maps as they are")
+    adapter: Literal["residual", "none"] = Field(
+        "residual", description="Trained maps after queries and keys, that begin without effect"
+    )
+    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size on the target")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay on the target")
+    batch_size: int = Field(256, ge=2, le=100_000, description="Training pairs of the target per step")
+    epochs: int = Field(100, ge=1, le=5000, description="Passes over the target's training pairs at most")
+    eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
+    patience: int = Field(10, ge=1, le=1000, description="Looks without improvement before it stops")
+    valid_users: int = Field(500, ge=10, le=1_000_000, description="Users per market that a look asks at most")
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.dimensions % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide {self.dimensions} dimensions")
+        return self
+
+    def network(self) -> Network:
+        """The network of both stages."""
+        return Network(
+            dimensions=self.dimensions, heads=self.heads, inner=self.inner, length=self.length, dropout=self.dropout
+        )
+
+    def pretraining(self) -> Pretraining:
+        """What stage 1 takes."""
+        return Pretraining(
+            network=self.network(),
+            context=self.context,
+            vectors=self.vectors,
+            weighting=self.weighting,
+            alpha=self.alpha,
+            beta=self.beta,
+            softmax=self.pretrain_softmax,
+            steps=Steps(
+                learning_rate=self.pretrain_learning_rate,
+                weight_decay=self.pretrain_weight_decay,
+                batch_size=self.pretrain_batch,
+                epochs=self.pretrain_epochs,
+                eval_every=self.pretrain_eval_every,
+                patience=self.pretrain_patience,
+            ),
+            valid_users=self.valid_users,
+        )
+
+    def tuning(self) -> Steps:
+        """What stage 2 takes."""
+        return Steps(
+            learning_rate=self.learning_rate,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            eval_every=self.eval_every,
+            patience=self.patience,
+        )
+
+
+class Guess(NamedTuple):
+    """n training pairs: what is known of their users, and the item to guess."""
+
+    codes: torch.Tensor  # (n, L) item rows, `pad` on the left
+    target: torch.Tensor  # (n,) item rows
+    market: torch.Tensor  # (n,) index into the layout's views
+
+
+class Reader:
+    """The layout of all markets, their sequences, and the training of a network on some of them."""
+
+    def __init__(self, task: Task, network: Network, context: Context, run: Run, users: int) -> None:
+        self.layout = Layout(task.markets)
+        self.sequences = Sequences(self.layout, network.length, run.seed, run.device)
+        self.network, self._context, self._run, self._users = network, context, run, users
+
+    def generator(self) -> torch.Generator:
+        """A new one, seeded as the run."""
+        return torch.Generator(device=self._run.device).manual_seed(self._run.seed)
+
+    def encode(self, weights: Mapping[str, torch.Tensor], users: torch.Tensor) -> torch.Tensor:
+        """(B, D): vectors of users from all their training items."""
+        codes = self.sequences.last(users, self.sequences.count[users])
+        return last_vectors(weights, self.network, codes, self.sequences.pad)
+
+    def batches(self, views: Sequence[MarketView], size: int, generator: torch.Generator) -> Iterator[Guess]:
+        """One epoch: every training pair of the markets once."""
+        sequences = self.sequences
+        users = torch.from_numpy(np.concatenate([self.layout.users(view) for view in views])).to(self._run.device)
+        owner = users.repeat_interleave(sequences.count[users])
+        ends = sequences.count[users].cumsum(0)
+        place = torch.arange(len(owner), device=owner.device) - (ends - sequences.count[users]).repeat_interleave(
+            sequences.count[users]
+        )
+        known = place if self._context == "before" else sequences.count[owner] - 1
+        for batch in alike(known.clamp(max=self.network.length), size, generator):
+            own, at = owner[batch], place[batch]
+            without = None if self._context == "before" else at
+            codes = sequences.last(own, known[batch], without=without)
+            yield Guess(codes, sequences.items[sequences.start[own] + at], sequences.market[own])
+
+    def fit(
+        self,
+        stage: str,
+        parameters: Parameters,
+        frozen: Mapping[str, torch.Tensor],
+        views: Sequence[MarketView],
+        softmax: Softmax,
+        steps: Steps,
+        generator: torch.Generator,
+        weight: torch.Tensor | None = None,
+    ) -> Arrays:
+        """Cross-entropy on the markets' pairs, weighted by item where `weight` (n_items,) is given.
+
+        Changes `parameters` and nothing of `frozen`; returns the former at best validation, and `best`.
+        """
+        weights = {**frozen, **parameters}
+        items = weights["items"][: self.layout.n_items]
+        competitors = Competitors(self.layout, softmax, self._run.device)
+
+        def loss(batch: Guess) -> torch.Tensor:
+            vectors = last_vectors(weights, self.network, batch.codes, self.sequences.pad, generator)
+            own = None if weight is None else weight[batch.target]
+            offered = weights["items"][: self.layout.n_items]
+            return competitors.loss(vectors, offered, None, batch.target, batch.market, own)
+
+        def validate() -> float:
+            return judge_sequences(
+                self._run, lambda users: self.encode(weights, users), self.layout, views, items, None, self._users
+            )
+
+        return fit_steps(
+            stage,
+            parameters,
+            lambda: self.batches(views, steps.batch_size, generator),
+            loss,
+            validate,
+            generator,
+            steps,
+            self._run,
+        )
+
+
+def pretrained(reader: Reader, task: Task, run: Run, given: Pretraining, source: str) -> Arrays:
+    """Stage 1: item vectors (`items`, learned on all markets or singular vectors) and the network of the `source`.
+
+    Where the source is all markets, vectors are learned with the network; elsewhere the network is trained on fixed
+    vectors. Shared by all targets, with `sources` by the runs of one target. Raises SpecError on an unknown market.
+    """
+    views = _source_views(task, source)
+    learns = given.vectors == "learned"
+    items: np.ndarray | None
+    if learns and len(views) < len(task.markets):
+        items = pretrained(reader, task, run, given, "all")["items"]
+    else:
+        items = None if learns else svd_items(reader.layout, given.network.dimensions, run.seed)
+    names = ",".join(view.name for view in views)
+    key = shared_key(
+        "cat-sr-pretrain" if items is not None else "cat-sr-vectors",
+        task.digest,
+        run.validate.digest,
+        given.digest(),
+        names,
+        run.seed,
+        run.device.partition(":")[0],
+    )
+
+    def build() -> Arrays:
+        generator = reader.generator()
+        parameters = start(given.network, reader.layout.n_items, generator, adapters=False)
+        frozen: Parameters = {}
+        if items is not None:
+            parameters.pop("items")
+            frozen["items"] = torch.from_numpy(items).to(run.device)
+        weight = popularity_weights(reader.layout, views, given.weighting, given.alpha, given.beta)
+        stage = "cat-sr-vectors" if items is None else "cat-sr-pretrain"
+        kept = None if weight is None else weight.to(run.device)
+        arrays = reader.fit(stage, parameters, frozen, views, given.softmax, given.steps, generator, kept)
+        return arrays if items is None else {**arrays, "items": items}
+
+    return run.monitor.shared(key, build)
+
+
+def tuning_start(
+    checkpoint: Mapping[str, np.ndarray], config: CatSrConfig, n_items: int, generator: torch.Generator
+) -> tuple[Parameters, Parameters]:
+    """Stage 2 at step 0: what is trained, and what stays frozen.
+
+    Item vectors come from stage 1, the maps to queries and keys too where they are carried; all else is new.
+    """
+    parameters = start(config.network(), n_items, generator, adapters=config.adapter == "residual")
+    frozen: Parameters = {}
+    for name in ("items", *(CARRIED if config.transfer == "attention" else ())):
+        carried = torch.from_numpy(np.array(checkpoint[name])).to(generator.device)
+        if name == "items" or config.freeze_qk:
+            parameters.pop(name)
+            frozen[name] = carried
+        else:
+            parameters[name] = carried.requires_grad_()
+    return parameters, frozen
+
+
+@register(
+    "cat-sr",
+    label="CAT-SR",
+    family="cross-market",
+    color="#006d2c",
+    config=CatSrConfig,
+)
+class CatSr:
+    """Reads a user's history with attention that was learned on all markets and adapted to the target."""
+
+    def __init__(self, config: CatSrConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Take stage 1 and train on the target's pairs."""
+        config, target = self.config, task.target
+        reader = Reader(task, config.network(), config.context, run, config.valid_users)
+        checkpoint = pretrained(reader, task, run, config.pretraining(), config.source)
+        generator = reader.generator()
+        parameters, frozen = tuning_start(checkpoint, config, reader.layout.n_items, generator)
+        arrays = reader.fit("cat-sr", parameters, frozen, [target], "market", config.tuning(), generator)
+        weights = {**frozen, **{name: torch.from_numpy(arrays[name]).to(run.device) for name in parameters}}
+        user = encode_users(
+            lambda users: reader.encode(weights, users), reader.layout, target, np.arange(target.n_users), run.device
+        )
+        return Factors(
+            ParameterCount(trainable=count(arrays), frozen=sum(value.numel() for value in frozen.values())),
+            user=user,
+            item=frozen["items"].cpu().numpy()[reader.layout.items(target)],
+            details=best_details("pretrain", checkpoint) | best_details("cat-sr", arrays),
+        )
+
+
+def _source_views(task: Task, source: str) -> list[MarketView]:
+    if source == "all":
+        return list(task.markets)
+    if source == "sources":
+        return sorted(task.sources, key=lambda view: view.name)
+    found = [view for view in task.markets if view.name == source]
+    if not found:
+        raise SpecError(
+            f"CAT-SR is to learn attention from {source!r}, which is no market of this task.",
+            hint=f"all, sources, or one of {', '.join(view.name for view in task.markets)}.",
+        )
+    return found
