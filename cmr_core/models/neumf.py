@@ -17,7 +17,7 @@ class NeuMFAllConfig(TowerConfig, OrderConfig):
 class NeuMF:
     """GMF and MLP side by side under one output layer, on the target market alone.
 
-    He et al. (WWW 2017): each branch has vectors of its own; trained on pairs and sampled negatives with binary cross-entropy.
+    He et al. (WWW 2017): each branch has vectors of its own. Pairs, sampled negatives, binary cross-entropy.
     Parameters: 2 (users + items) * d + 3,849 at d = 8. Memory: three times that. Scoring: about 4,000 products a pair.
     """
 

@@ -1,0 +1,93 @@
+"""Market-aware GMF, MLP and NeuMF (Bhargav et al., "Market-Aware Models for Efficient Cross-Market Recommendation",
+ECIR 2023): items' vectors are multiplied by a vector of the market.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from cmr_core.interfaces import Recommender, Run, Task
+from cmr_core.models.ncf_training import GMFConfig, Kind, OrderConfig, Plan, Scope, TowerConfig, served, trained
+from cmr_core.models.registry import register
+
+
+class MAGMFConfig(GMFConfig, OrderConfig):
+    """Settings of MA-GMF."""
+
+    def plan(self) -> Plan:
+        """With market vectors."""
+        return super().plan().model_copy(update={"market_vectors": "one"})
+
+
+class MAMLPConfig(TowerConfig, OrderConfig):
+    """Settings of MA-MLP."""
+
+    def plan(self) -> Plan:
+        """With market vectors."""
+        return super().plan().model_copy(update={"market_vectors": "one"})
+
+
+class MANMFConfig(TowerConfig, OrderConfig):
+    """Settings of MA-NMF."""
+
+    market_vectors: Literal["one", "each"] = Field(
+        "one", description="One vector per market for both branches, or one for each branch"
+    )
+
+    def plan(self) -> Plan:
+        """With market vectors."""
+        return super().plan().model_copy(update={"market_vectors": self.market_vectors})
+
+
+@register("ma-gmf", label="MA-GMF", family="cross-market", color="#9ecae1", config=MAGMFConfig)
+class MAGMF:
+    """GMF on all markets, with a learned vector per market that multiplies the items' vectors.
+
+    Bhargav et al. (ECIR 2023). All targets share one training. Parameters: those of GMF and markets * d. The published
+    code draws the market vectors from N(0, 1), which turns dimensions off or around at random; here they begin at 1.
+    """
+
+    def __init__(self, config: MAGMFConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the pairs of all markets and keep the target's part."""
+        return _fit("gmf", task, run, self.config.plan())
+
+
+@register("ma-mlp", label="MA-MLP", family="cross-market", color="#6baed6", config=MAMLPConfig)
+class MAMLP:
+    """MLP on all markets, with a learned vector per market that multiplies the items' vectors.
+
+    Bhargav et al. (ECIR 2023), as MA-GMF. Parameters: those of MLP and markets * d.
+    """
+
+    def __init__(self, config: MAMLPConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the pairs of all markets and keep the target's part."""
+        return _fit("mlp", task, run, self.config.plan())
+
+
+@register("ma-nmf", label="MA-NMF", family="cross-market", color="#2171b5", config=MANMFConfig)
+class MANMF:
+    """NeuMF on all markets, with a learned vector per market that multiplies the items' vectors.
+
+    Bhargav et al. (ECIR 2023), as MA-GMF; with `pretrain` it takes the MLP's market vectors, as published.
+    Parameters: those of NeuMF and markets * d, or twice markets * d with one for each branch.
+    """
+
+    def __init__(self, config: MANMFConfig) -> None:
+        self.config = config
+
+    def fit(self, task: Task, run: Run) -> Recommender:
+        """Train on the pairs of all markets and keep the target's part."""
+        return _fit("neumf", task, run, self.config.plan())
+
+
+def _fit(kind: Kind, task: Task, run: Run, plan: Plan) -> Recommender:
+    scope = Scope.everybody(task)
+    return served(kind, trained(kind, scope, run, plan), scope.layout, task, run)
