@@ -10,7 +10,7 @@ import numpy as np
 from cmr_core.errors import SpecError
 from cmr_core.interfaces import FloatArray, IntArray, Pairs, Recommender
 from cmr_core.models.base import Factors, ItemItem
-from cmr_core.models.blended import Blend
+from cmr_core.models.blended import Blend, Boosted
 from cmr_core.models.neural import NeuralScorer
 
 PartKind = Literal["history", "own", "item", "rest"]
@@ -58,6 +58,9 @@ def explain(recommender: Recommender, train: Pairs, user: int, item: int) -> Exp
     if isinstance(recommender, NeuralScorer):
         # layers mix everything with everything: a sum over the history would be a story, not a reason
         total = float(recommender.listed(np.array([user]), np.array([[item]]))[0, 0])
+        return Explanation(total, (Part("rest", total),), None, exact=False)
+    if isinstance(recommender, Boosted):
+        total = float(recommender.score(np.array([user]))[0, item])
         return Explanation(total, (Part("rest", total),), None, exact=False)
     if isinstance(recommender, Blend):
         return _blend(recommender, train, user, item)

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 
 from cmr_core.errors import IntegrityError
 from cmr_core.interfaces import Arrays, FloatArray, IntArray, ParameterCount, Recommender
-from cmr_core.models.blended import Blend, divide
+from cmr_core.models.blended import Blend, Boosted, divide
 from cmr_core.models.neural import NeuralScorer, neural_from_arrays
 
 
@@ -75,7 +75,7 @@ class ItemItem:
 
 
 SHAPES: dict[str, type[Factors] | type[ItemItem]] = {"factors": Factors, "item-item": ItemItem}
-NEURAL, BLEND = "neural", "blend"
+NEURAL, BLEND, BOOSTED = "neural", "blend", "boosted"
 
 
 def shape_of(recommender: Recommender) -> str:
@@ -87,24 +87,39 @@ def shape_of(recommender: Recommender) -> str:
         return NEURAL
     if isinstance(recommender, Blend):
         return BLEND
-    raise TypeError(f"{type(recommender).__name__} is none of the shapes {[*sorted(SHAPES), NEURAL, BLEND]}")
+    if isinstance(recommender, Boosted):
+        return BOOSTED
+    raise TypeError(f"{type(recommender).__name__} is none of the shapes {[*sorted(SHAPES), NEURAL, BLEND, BOOSTED]}")
 
 
 def rebuild(
     shape: str, arrays: Mapping[str, np.ndarray], parameters: ParameterCount, details: Mapping[str, float | str]
-) -> Factors | ItemItem | NeuralScorer | Blend:
+) -> Factors | ItemItem | NeuralScorer | Blend | Boosted:
     """The recommender whose `arrays()` these are. Raises IntegrityError where they do not fit the shape."""
     if shape == NEURAL:
         return neural_from_arrays(arrays, parameters, details)
-    if shape == BLEND:
-        divided = divide(arrays)
-        parts = tuple(rebuild(own, found, ParameterCount(), {}) for own, found in divided)
-        return Blend(parameters, arrays["weight"], parts, tuple(own for own, _ in divided), details)
+    if shape in (BLEND, BOOSTED):
+        return _combination(shape, arrays, parameters, details)
     if shape not in SHAPES:
         raise IntegrityError(f"A stored model has the unknown shape {shape!r}.", hint="It needs a newer version.")
     try:
         return SHAPES[shape](parameters=parameters, details=details, **arrays)
     except TypeError as error:
+        raise IntegrityError(f"A stored model of shape {shape!r} is incomplete: {error}.") from None
+
+
+def _combination(
+    shape: str, arrays: Mapping[str, np.ndarray], parameters: ParameterCount, details: Mapping[str, float | str]
+) -> Blend | Boosted:
+    divided = divide(arrays)
+    parts = tuple(rebuild(own, found, ParameterCount(), {}) for own, found in divided)
+    shapes = tuple(own for own, _ in divided)
+    try:
+        if shape == BLEND:
+            return Blend(parameters, arrays["weight"], parts, shapes, details)
+        own_arrays = (arrays["trees"], arrays["item_popularity"], arrays["user_activity"])
+        return Boosted(parameters, *own_arrays, parts, shapes, details)
+    except KeyError as error:
         raise IntegrityError(f"A stored model of shape {shape!r} is incomplete: {error}.") from None
 
 

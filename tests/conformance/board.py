@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from cmr_core.data.split import MarketSplit, Split
+from cmr_core.errors import SpecError
 from cmr_core.evaluation.evaluate import Judge
 from cmr_core.interfaces import Fitted, FloatArray, IntArray, Monitor, Pairs, Recommender, Run, Task, Validator
 from cmr_core.models.registry import MethodInfo, get
@@ -57,7 +59,12 @@ def fit(
     """The method with small settings, fitted on the target."""
     judge = judge or Judge(split, EvalSpec())
     run = Run(seed, "cpu", judge, monitor or QuietMonitor(), _members(split, seed, judge) if info.combines else ())
-    return info.create(small(info, **sizes)).fit(split.task(TARGET, sources), run)
+    try:
+        return info.create(small(info, **sizes)).fit(split.task(TARGET, sources), run)
+    except SpecError as error:
+        if "needs the package" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def _members(split: Split, seed: int, judge: Validator) -> tuple[Fitted, ...]:

@@ -14,6 +14,7 @@ from cmr_core.errors import Cancelled, SpecError
 from cmr_core.explain.why import explain
 from cmr_core.interfaces import Recommender
 from cmr_core.models.base import Factors, rebuild, shape_of
+from cmr_core.models.blended import Boosted
 from cmr_core.models.neural import NeuralScorer
 from cmr_core.models.registry import MethodInfo, load
 from cmr_core.training.monitor import QuietMonitor
@@ -141,7 +142,7 @@ def test_reasons_add_up_to_the_score(info: MethodInfo, fits: Fits) -> None:
         assert why.total == pytest.approx(scores[user, item], rel=1e-4, abs=1e-5)
         assert why.total == pytest.approx(sum(part.value for part in why.parts))
         # a user's vector that a network makes of a history cannot be divided among the history's items
-        mixed = isinstance(fitted, NeuralScorer) or (isinstance(fitted, Factors) and fitted.user_base is None)
+        mixed = isinstance(fitted, NeuralScorer | Boosted) or (isinstance(fitted, Factors) and fitted.user_base is None)
         assert why.exact or mixed
 
 
