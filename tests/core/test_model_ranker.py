@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
 
 import numpy as np
 import pytest
@@ -19,12 +19,11 @@ from tests.conformance.board import SOURCES, TARGET, Blind, checkerboard
 
 
 @pytest.fixture
-def usable() -> Iterator[None]:
+def usable() -> None:
     try:
         blended.lightgbm()
     except SpecError as error:
         pytest.skip(str(error))
-    yield
 
 
 def pairs(user: IntArray, item: IntArray) -> Pairs:
@@ -78,8 +77,6 @@ def test_trees_believe_the_member_that_knows(usable: None) -> None:
 
 
 def test_a_missing_package_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(SpecError, match="needs the package lightgbm"):
         get("ranker").create({}).fit(checkerboard().task(TARGET, SOURCES), Run(0, "cpu", Blind(), QuietMonitor()))
