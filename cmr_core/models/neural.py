@@ -27,6 +27,7 @@ item's part and added: that costs B + I products instead of B * I.
 """
 L = TypeVar("L", bound=Callable[..., torch.Tensor])
 CELLS = 1 << 16  # pairs at once, which keeps a layer of 64 units within the processor's cache
+KEPT = 1 << 26  # scores of a costly network that are kept: 256 MiB
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,8 @@ class NeuralScorer:
     """Scores are the logits of a network. `weights`: every array that the network needs, settings among them.
 
     Costs of scoring: one pass of the network per user and item. A costly network is asked about listed candidates only,
-    where a protocol lists them.
+    where a protocol lists them; its scores of catalogues are kept, up to KEPT of them, as validation and test ask for
+    the same ones.
     """
 
     parameters: ParameterCount
@@ -87,7 +89,21 @@ class NeuralScorer:
 
     def score(self, users: IntArray) -> FloatArray:
         """(B, n_items) float32."""
+        if not self.costly:
+            return self._catalogue(users)
+        new = np.array([user for user in np.unique(users) if user not in self._kept], dtype=np.int64)
+        rows = dict(zip(new.tolist(), self._catalogue(new), strict=True)) if len(new) else {}
+        found = [rows[user] if user in rows else self._kept[user] for user in np.asarray(users).tolist()]
+        room = KEPT // self.n_items - len(self._kept)
+        self._kept.update(list(rows.items())[: max(room, 0)])
+        return np.stack(found) if found else np.empty((0, self.n_items), dtype=np.float32)
+
+    def _catalogue(self, users: IntArray) -> FloatArray:
         return score_pairs(self.network, self._tensors, users, np.arange(self.n_items)[None], self.device)
+
+    @functools.cached_property
+    def _kept(self) -> dict[int, FloatArray]:
+        return {}
 
     def listed(self, users: IntArray, items: IntArray) -> FloatArray:
         """(B, C) float32: scores of the local item codes `items` (B, C), one row per user."""

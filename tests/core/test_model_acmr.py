@@ -12,7 +12,8 @@ import torch
 
 from cmr_core.errors import SpecError, TrainingError
 from cmr_core.explain.attention import attend_to
-from cmr_core.interfaces import MarketView, Run, Task
+from cmr_core.interfaces import FloatArray, IntArray, MarketView, Run, Task
+from cmr_core.models import neural
 from cmr_core.models.acmr import ACMR, ACMRConfig, Stage
 from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, slots, start
 from cmr_core.models.acmr_rows import FixedRows
@@ -377,6 +378,24 @@ def test_the_attention_of_a_user_without_history_and_what_is_refused() -> None:
     other = Popularity(PopularityConfig()).fit(TASK, start_run())
     with pytest.raises(SpecError, match="no attention"):
         attend_to(other, 0, 0)
+
+
+def test_catalogue_scores_are_made_once_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = fit()
+    asked: list[int] = []
+
+    def noting(name: str, weights: object, users: IntArray, items: IntArray, device: str) -> FloatArray:
+        asked.extend(users.tolist())
+        return score_pairs(name, weights, users, items, device)  # type: ignore[arg-type]
+
+    expected = fit().score(np.array([5, 2, 2, 9, 0]))
+    monkeypatch.setattr(neural, "score_pairs", noting)
+    monkeypatch.setattr(neural, "KEPT", 3 * VIEW.n_items)
+    fitted.score(np.array([2, 5]))
+    np.testing.assert_allclose(fitted.score(np.array([5, 2, 2, 9, 0])), expected, rtol=1e-5, atol=1e-6)
+    assert asked == [2, 5, 0, 9]
+    fitted.score(np.array([0, 9]))
+    assert asked == [2, 5, 0, 9, 9], "there was room for three users"
 
 
 def test_heads_must_divide_the_dimensions() -> None:
