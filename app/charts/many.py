@@ -35,7 +35,7 @@ def dots(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, panels: S
         type="category", categoryorder="array", categoryarray=order[::-1], showgrid=True, automargin=True,
         range=[-0.7, len(order) - 0.3], tickfont={"size": 12}, dtick=1,
     )  # fmt: skip
-    figure.update_xaxes(title_text=x_title, rangemode="tozero", showgrid=True)
+    figure.update_xaxes(title_text=x_title, rangemode="tozero", showgrid=True, matches="x")
     figure.update_layout(hovermode="closest")
     figure = finish(figure, 130 + LINE * len(order))
     # below, a legend stands in parts of the height, which grows with the methods: this one stands above

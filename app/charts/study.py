@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.charts.style import GREY, MARK, SERIES, finish, spread
+from app.charts.style import GREY, MARK, SERIES, faint, finish, spread
 
 
 def ablation(frame: pd.DataFrame, published: pd.DataFrame, y_title: str) -> go.Figure:
@@ -65,7 +65,7 @@ def sensitivity(
     panels: (setting, its values as texts in order, the default among them or None, rows). Rows: value (a text),
     target, mean, low, high, n.
     """
-    wide = min(len(panels), 3)
+    wide = 2 if len(panels) in (2, 4) else min(len(panels), 3)
     deep = -(-len(panels) // wide)
     figure = make_subplots(
         rows=deep, cols=wide, subplot_titles=[title for title, *_ in panels], horizontal_spacing=0.07,
@@ -96,9 +96,10 @@ def _line(target: str, rows: pd.DataFrame, color: str, *, shown: bool) -> go.Sca
         showlegend=shown,
         line={"color": color, "width": 2},
         marker={"size": 7},
-        error_y=spread(rows),
-        customdata=rows["n"],
-        hovertemplate="%{x}: %{y:.4f} (N %{customdata})<extra>%{fullData.name}</extra>",
+        error_y=(spread(rows) or {}) | {"color": faint(color), "width": 0, "thickness": 3},
+        customdata=rows[["n", "low", "high"]],
+        hovertemplate="%{x}: %{y:.4f} (%{customdata[1]:.4f} to %{customdata[2]:.4f}, N %{customdata[0]})"
+        "<extra>%{fullData.name}</extra>",
     )
 
 

@@ -43,6 +43,12 @@ def series_colors(names: Sequence[str]) -> dict[str, str]:
     return {name: SERIES[at % len(SERIES)] for at, name in enumerate(names)}
 
 
+def faint(color: str) -> str:
+    """A colour through which what lies below it is seen."""
+    red, green, blue = (int(color[at : at + 2], 16) for at in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.3)"
+
+
 def finish(figure: go.Figure, height: int) -> go.Figure:
     """The figure in the frame that all share; a legend of many entries stands on the right, where it scrolls."""
     below = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}

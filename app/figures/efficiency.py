@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from app import cached, charts, exports, frame, queries, words
 from app.figures import shared
-from app.study import efficiency
+from app.study import efficiency, paper
 from app.study.view import View
 from cmr_core.published import load_costs
 from worker.store.session import Store
@@ -33,7 +35,7 @@ def draw(view: View, store: Store) -> None:
     mine = runs[runs["target"] == target]
     found = efficiency.costs(mine, queries.study_stages(store, view.study_id))
     papers = [p for p in load_costs() if p.market == target and view.metric == JUDGE]
-    beside = efficiency.beside(found, papers, view.known)
+    beside = efficiency.beside(found, papers, paper.names(mine, view.known))
     _table(view, beside, papers=bool(papers))
     _scatter(view, beside, mine, cost)
     shared.partial(view.wanted()[view.wanted()["target"] == target])
@@ -67,16 +69,16 @@ def _table(view: View, rows: pd.DataFrame, *, papers: bool) -> None:
         }
     table = pd.DataFrame(columns)
     shown = table.drop(columns=[name for name in table if table[name].isna().all()])
-    numbers = {name: st.column_config.NumberColumn(format=_format(name)) for name in shown.columns[1:]}
-    st.dataframe(shown, hide_index=True, column_config=numbers)
+    formats: dict[Any, Any] = {name: _format(name) for name in shown.columns[1:]}
+    st.dataframe(shown.style.format(formats, na_rep="—"), hide_index=True)
     data = exports.csv(table, [view.text, f"study {view.spec.name} {view.study_id}"])
     st.download_button("CSV", data, f"{view.spec.name}-costs.csv", "text/csv", on_click="ignore", key="costs-csv")
 
 
 def _format(name: str) -> str:
-    if name.startswith("Parameters"):
-        return "localized"
-    return "%.0f" if "MiB" in name else "%.1f" if "(s)" in name else "%.4f"
+    if name.startswith("Parameters") or "MiB" in name:
+        return "{:,.0f}"
+    return "{:,.1f}" if "(s)" in name else "{:.4f}"
 
 
 def _scatter(view: View, rows: pd.DataFrame, runs: pd.DataFrame, cost: str) -> None:
@@ -100,13 +102,13 @@ def _scatter(view: View, rows: pd.DataFrame, runs: pd.DataFrame, cost: str) -> N
     if theirs is not None and rows[theirs].notna().any():
         known = rows[rows[theirs].notna()]
         names = known["label"].str.replace(" (paper only)", "", regex=False) + " (paper)"
-        paper = {
+        published = {
             "label": names,
             "x": known[theirs],
             "y": known["paper_quality"],
             "text": known[theirs].map(words.short),
         }
-        points = pd.concat([points, pd.DataFrame(paper).assign(symbol="diamond-open")], ignore_index=True)
+        points = pd.concat([points, pd.DataFrame(published).assign(symbol="diamond-open")], ignore_index=True)
     colors = charts.palette(dict(zip(runs["label"], runs["method"], strict=True)), cached.colors())
     figure = charts.tradeoff(points, colors, COSTS[cost], view.title)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-{cost}"), key="costs-chart")

@@ -55,7 +55,8 @@ def items(view: View, store: Store) -> None:
     values = queries.study_values(store, view.study_id, view.metric)
     mine = runs[runs["target"] == target]
     slices = values.merge(mine[["run_id", "label"]], on="run_id")
-    shown = comparison.by_group(slices, "item", list(dict.fromkeys(mine["label"])))
+    order = mine.groupby("label")["value"].mean().sort_values(ascending=False)
+    shown = comparison.by_group(slices, "item", list(order.index))
     if shown.empty:
         st.caption("No item group was stored for these runs.")
         return

@@ -52,14 +52,14 @@ def _line(view: View, panel: Panel, how: str) -> Line:
     (name,) = panel.names
     default = sensitivity.said(panel.default)
     found = cached.compare(panel.runs, view.metric, default).cells
-    rows = sensitivity.points(found, panel).assign(value=lambda frame: frame[name].map(str))
+    rows = sensitivity.points(found, panel).assign(value=lambda frame: frame[name].map(sensitivity.printed))
     if how == "change":
         base = rows["label"] == default
         changed = rows.assign(mean=rows["difference"], low=rows["diff_low"], high=rows["diff_high"])
         changed.loc[base, ["mean", "low", "high"]] = 0.0
         rows = changed.dropna(subset=["mean"])
     title = f"{panel.title}: {name.replace('_', ' ')}"
-    standard = None if name not in panel.default else str(panel.default[name])
+    standard = None if name not in panel.default else sensitivity.printed(panel.default[name])
     return title, sensitivity.ordered(panel.values[name]), standard, rows
 
 
@@ -73,7 +73,7 @@ def _crossed(view: View, panel: Panel, key: str) -> None:
         shared.nothing(view, panel.wanted)
         return
     cells = sensitivity.points(cached.compare(runs, view.metric, sensitivity.said(panel.default)).cells, panel)
-    texts = cells.assign(x=cells[first].map(str), y=cells[second].map(str))
+    texts = cells.assign(x=cells[first].map(sensitivity.printed), y=cells[second].map(sensitivity.printed))
     rows, columns = sensitivity.ordered(panel.values[second]), sensitivity.ordered(panel.values[first])
     matrices = {
         str(target): part.pivot(index="y", columns="x", values="mean").reindex(index=rows, columns=columns)
@@ -82,6 +82,8 @@ def _crossed(view: View, panel: Panel, key: str) -> None:
     figure = charts.crossed(matrices, first.replace("_", " "), second.replace("_", " "))
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-{key}"), key=key)
     shared.partial(panel.wanted)
-    said = ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in fixed.items())
-    standard = ", ".join(f"{name.replace('_', ' ')} = {value}" for name, value in panel.default.items())
+    said = ", ".join(f"{name.replace('_', ' ')} = {sensitivity.printed(value)}" for name, value in fixed.items())
+    standard = ", ".join(
+        f"{name.replace('_', ' ')} = {sensitivity.printed(value)}" for name, value in panel.default.items()
+    )
     shared.caption(view, runs, f". {f'At {said}. ' if said else ''}The method's default: {standard}.")

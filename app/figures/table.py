@@ -60,7 +60,7 @@ def beside(
 
 
 def _pairs(view: View, runs: pd.DataFrame, theirs: pd.DataFrame) -> dict[str, str]:
-    return paper.pairs(dict(zip(runs["label"], runs["method"], strict=True)), list(theirs.index), view.known)
+    return paper.pairs(paper.names(runs, view.known), list(theirs.index))
 
 
 def _source(view: View, theirs: pd.DataFrame) -> str:

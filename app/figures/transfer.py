@@ -72,9 +72,9 @@ def _advice(view: View, effects: pd.DataFrame, sets: transfer.Sets) -> None:
             lines.append(f"- **{frame.literal(target)}**: {frame.literal(said)}")
     st.markdown("\n".join(lines))
     st.caption(
-        f"A source is used where adding it raised {view.title} on validation; the numbers say what it changes on the "
-        "test, and decide nothing. "
-        "Each source was judged with all others present; leaving out several at once was not tried."
+        f"A source is used where adding it raised {view.title} on validation. What it adds or takes is the test's, and "
+        "decides nothing; where “significant” is not said, it is not. Each source was judged with all others present; "
+        "leaving out several at once was not tried."
     )
     data = exports.csv(effects, [f"{view.title}, {view.text}", f"study {view.spec.name} {view.study_id}"])
     st.download_button("CSV", data, f"{view.spec.name}-transfer.csv", "text/csv", on_click="ignore", key="transfer-csv")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -37,14 +37,6 @@ def groups(view: View) -> list[Group]:
     return [Group(labels[0], tuple(labels[1:]), view.labelled(), view.wanted())] if labels else []
 
 
-def variant(point: Mapping[str, object]) -> str:
-    """A point of a grid as a variant's name: `no-prompt` becomes `w/o prompt`; numbers keep their setting's name."""
-    first = next(iter(point.values()))
-    if len(point) == 1 and isinstance(first, str):
-        return f"w/o {first[3:]}" if first.startswith("no-") else first
-    return ", ".join(f"{name} = {value}" for name, value in point.items())
-
-
 def differences(cells: pd.DataFrame, group: Group) -> pd.DataFrame:
     """Variant minus full method in each market, columns COLUMNS; `cells`: of a comparison against `group.full`."""
     mine = cells[cells["label"].isin(group.variants) & cells["reference"].notna()]
@@ -71,11 +63,11 @@ def published(
 def _of_grid(view: View, choice: MethodChoice) -> Group:
     method = view.known[choice.method].label if choice.method in view.known else choice.method
     full = choice.label or method
-    points = [variant(point.point) for point in rows.configurations(choice, view.known)]
+    points = [paper.variant(point.point) for point in rows.configurations(choice, view.known)]
     finished, wanted = (_named(view.of(choice, runs), points[0], full) for runs in (view.labelled(), view.wanted()))
     return Group(full, tuple(points[1:]), finished, wanted)
 
 
 def _named(runs: pd.DataFrame, first: str, full: str) -> pd.DataFrame:
-    names = [variant(point) for point in runs["point"]]
+    names = [paper.variant(point) for point in runs["point"]]
     return runs.assign(label=pd.Series([full if n == first else n for n in names], index=runs.index, dtype=object))

@@ -8,7 +8,6 @@ import pandas as pd
 
 from app import comparison
 from app.study import paper
-from cmr_core.models.registry import MethodInfo
 from cmr_core.published import PublishedCost
 
 MEMORY = ("peak_memory_mib", "peak_gpu_memory_mib")
@@ -43,13 +42,14 @@ def costs(runs: pd.DataFrame, stages: pd.DataFrame) -> pd.DataFrame:
     ).reset_index()[COLUMNS]
 
 
-def beside(frame: pd.DataFrame, papers: Sequence[PublishedCost], known: Mapping[str, MethodInfo]) -> pd.DataFrame:
+def beside(frame: pd.DataFrame, papers: Sequence[PublishedCost], names: Mapping[str, Sequence[str]]) -> pd.DataFrame:
     """The rows with the paper's numbers: paper_parameters, paper_epoch, paper_seconds, paper_quality.
 
-    The paper's methods that we have no row of come last, with nothing of ours. `papers`: those of the market.
+    The paper's methods that we have no row of come last, with nothing of ours. `papers`: those of the market; `names`:
+    as `paper.names`.
     """
     mine = {p.method: p for p in papers}
-    pairs = paper.pairs(dict(zip(frame["label"], frame["method"], strict=True)), list(mine), known)
+    pairs = paper.pairs(names, list(mine))
     rest = [name for name in mine if name not in pairs.values()]
     rows = pd.concat([frame, pd.DataFrame({"label": [f"{name} (paper only)" for name in rest]})], ignore_index=True)
     theirs = [mine.get(name) for name in [*(pairs.get(label, "") for label in frame["label"]), *rest]]

@@ -37,15 +37,29 @@ def numbers(source: str, metric: str, targets: Sequence[str], known: Sequence[Pu
     return wide[[target for target in targets if target in wide.columns]]
 
 
-def pairs(labels: Mapping[str, str], theirs: Sequence[str], known: Mapping[str, MethodInfo]) -> dict[str, str]:
-    """Our label -> the paper's row. A label may be the paper's own name; a method with its defaults has its name too.
-
-    `labels`: label -> method, in the study's order. Each row is given once.
-    """
+def pairs(names: Mapping[str, Sequence[str]], theirs: Sequence[str]) -> dict[str, str]:
+    """Our label -> the paper's row, each row once. `names`: by label, all names that it may have there."""
     found: dict[str, str] = {}
-    for label, method in labels.items():
-        standard = method in known and known[method].label == label
-        row = counterpart((label, method) if standard else (label,), theirs)
+    for label, known in names.items():
+        row = counterpart(known, theirs)
         if row is not None and row not in found.values():
             found[label] = row
+    return found
+
+
+def variant(point: Mapping[str, object]) -> str:
+    """A point of a grid as a variant's name: `no-prompt` becomes `w/o prompt`; numbers keep their setting's name."""
+    first = next(iter(point.values()))
+    if len(point) == 1 and isinstance(first, str):
+        return f"w/o {first[3:]}" if first.startswith("no-") else first
+    return ", ".join(f"{name} = {value}" for name, value in point.items())
+
+
+def names(runs: pd.DataFrame, known: Mapping[str, MethodInfo]) -> dict[str, list[str]]:
+    """All names of each label, in the order of `runs`: itself, its method where nothing is changed, its grid's point."""
+    found = {}
+    for row in runs.drop_duplicates("label").to_dict("records"):
+        label, method, point = str(row["label"]), str(row["method"]), row["point"]
+        standard = method in known and known[method].label == label
+        found[label] = [label, *([method] if standard else [variant(point)] if point else [])]
     return found

@@ -43,7 +43,12 @@ def points(cells: pd.DataFrame, panel: Panel) -> pd.DataFrame:
 def ordered(values: Sequence[Scalar]) -> list[str]:
     """Values as an axis prints them: numbers ascending, others in the study's order."""
     numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    return [str(value) for value in (sorted(values, key=float) if numbers else values)]
+    return [printed(value) for value in (sorted(values, key=float) if numbers else values)]
+
+
+def printed(value: Scalar) -> str:
+    """A value as an axis prints it: `100`, not `100.0`."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _panel(view: View, choice: MethodChoice) -> Panel:

@@ -75,7 +75,7 @@ def matrix(effects: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, pd.DataFrame
     """Differences and their texts (with ▲ ▼ where significant); rows sources, columns targets."""
     mine = effects[effects["kind"] == kind]
     marks = [("▲" if d > 0 else "▼") if s else "" for d, s in zip(mine["difference"], mine["significant"], strict=True)]
-    texts = [f"{d:+.4f}{mark}" for d, mark in zip(mine["difference"], marks, strict=True)]
+    texts = [f"{d:+z.4f}{mark}" for d, mark in zip(mine["difference"], marks, strict=True)]
     order = sorted(set(mine["source"]) - {TOGETHER}) + ([TOGETHER] if TOGETHER in set(mine["source"]) else [])
     wide = mine.pivot(index="source", columns="target", values="difference").reindex(order).astype(float)
     said = mine.assign(text=texts).pivot(index="source", columns="target", values="text").reindex(order).fillna("")
@@ -85,17 +85,17 @@ def matrix(effects: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, pd.DataFrame
 def advice(effects: pd.DataFrame, target: str, alone: str | None) -> str:
     """Which sources to use for the target, in words: chosen on validation, with what each one does on the test.
 
-    E.g. `use ca (+0.0120, significant) and uk (+0.0010, not significant); leave out in (-0.0040, significant).`
+    E.g. `use ca (adds 0.0120, significant) and uk (adds 0.0010); leave out in (takes 0.0040, significant).` Where all
+    sources together lose on validation, the best single one or none is recommended instead.
     """
-    mine = effects[effects["target"] == target]
-    adding = mine[mine["kind"] == "adding"].sort_values("valid", ascending=False)
-    single = mine[(mine["kind"] == "alone") & (mine["source"] != TOGETHER)].sort_values("valid", ascending=False)
-    together = mine[(mine["kind"] == "alone") & (mine["source"] == TOGETHER)]
-    said = [_each(adding) if len(adding) else _best(single)]
-    for row in together.to_dict("records"):
-        words = f"All sources together change {alone} on the target alone by {_effect(row)}"
-        said.append(words + ("." if row["valid"] > 0 else "; on validation they lose: better use no source at all."))
-    return " ".join(part for part in said if part)
+    mine = effects[effects["target"] == target].sort_values("valid", ascending=False)
+    adding = mine[mine["kind"] == "adding"]
+    single = mine[(mine["kind"] == "alone") & (mine["source"] != TOGETHER)]
+    together = mine[(mine["kind"] == "alone") & (mine["source"] == TOGETHER)].to_dict("records")
+    whole = "".join(f" All sources together: {_effect(row)} against {alone} on the target alone." for row in together)
+    if adding.empty or any(row["valid"] <= 0 for row in together):
+        return _best(single) + whole
+    return _each(adding) + whole
 
 
 def _each(adding: pd.DataFrame) -> str:
@@ -111,14 +111,15 @@ def _best(single: pd.DataFrame) -> str:
         return ""
     row = single.iloc[0].to_dict()
     if row["valid"] <= 0:
-        return "use no source: alone, each was no better than the target alone on validation."
-    return f"of single sources take {row['source']} ({_effect(row)})."
+        return "use no source: on validation the target alone was better."
+    return f"use {row['source']} alone ({_effect(row)})."
 
 
 def _effect(row: dict[Hashable, Any]) -> str:
-    luck = "significant" if row["significant"] else "not significant"
+    verb = "adds" if row["difference"] >= 0 else "takes"
     against = row["significant"] and (row["difference"] > 0) != (row["valid"] > 0)
-    return f"{row['difference']:+.4f}, {luck}" + (", against what validation said" if against else "")
+    luck = ", significant" if row["significant"] else ""
+    return f"{verb} {abs(row['difference']):.4f}{luck}" + (" and against what validation said" if against else "")
 
 
 def _listed(parts: Sequence[str]) -> str:

@@ -7,7 +7,8 @@ import streamlit as st
 
 from app import actions, auth, cached, frame, queries, study_files, words
 from app.study_files import Offer
-from cmr_core.errors import CmrError
+from cmr_core.data.catalogue import CATALOGUE
+from cmr_core.errors import CmrError, NotFoundError
 from cmr_core.spec import StudySpec
 from worker.store.session import Store
 
@@ -100,7 +101,10 @@ def _file(store: Store) -> None:
                 return
             spec = study_files.take(store, file.name, file.getvalue())
             if isinstance(spec, StudySpec):
-                _card(store, study_files.offer(store, spec), {}, "file")
+                found = study_files.offer(store, spec)
+                if found.fault is not None:
+                    raise found.fault
+                _card(store, found, None, "file")
         except CmrError as error:
             frame.tell(error)
             st.caption("Nothing was stored.")
@@ -116,30 +120,47 @@ def _import(store: Store, name: str, data: bytes) -> None:
 def _offered(store: Store) -> None:
     st.subheader("Ready to launch", anchor=False)
     newest = queries.studies(store).drop_duplicates("name").set_index("name")["id"].to_dict()
+    launched = {str(name): str(study) for name, study in newest.items()}
     stamp = tuple(sorted(queries.state_counts(store).items()))
     with st.spinner("Counting runs …", show_time=False):
         offers = [cached.offer(spec, stamp) for spec in study_files.specs()]
-    for offer in sorted(offers, key=lambda one: one.fault is not None):
-        _card(store, offer, {str(name): str(study) for name, study in newest.items()}, offer.spec.name)
+    _cards(store, [offer for offer in offers if offer.fault is None], launched)
+    faulty = [offer for offer in offers if offer.fault is not None]
+    for said in dict.fromkeys(_why_not(offer) for offer in faulty):
+        st.markdown(f"**Not yet:** {frame.literal(said, keep='`')}")
+        _cards(store, [offer for offer in faulty if _why_not(offer) == said], launched)
 
 
-def _card(store: Store, offer: Offer, newest: dict[str, str], key: str) -> None:
+def _cards(store: Store, offers: list[Offer], launched: dict[str, str]) -> None:
+    for at in range(0, len(offers), 2):
+        for place, offer in zip(st.columns(2), offers[at : at + 2], strict=False):
+            with place:
+                _card(store, offer, launched.get(offer.spec.name), offer.spec.name)
+
+
+def _why_not(offer: Offer) -> str:
+    name = offer.spec.corpus
+    if offer.markets == 0 or (isinstance(offer.fault, NotFoundError) and name in CATALOGUE):
+        return (
+            f"these need the corpus {name}: `./cmr data fetch {name}`." if name in CATALOGUE else f"no corpus {name}."
+        )
+    return "" if offer.fault is None else offer.fault.explain()
+
+
+def _card(store: Store, offer: Offer, launched: str | None, key: str) -> None:
     spec = offer.spec
-    with st.container(border=True, key=f"study-{key.replace('.', '-')}"):
-        asked, cost, buttons = st.columns([6, 3, 2], vertical_alignment="center", gap="medium")
-        with asked:
-            st.markdown(f"**{frame.literal(spec.title or spec.name)}**")
-            st.caption(f"{frame.literal(spec.name)} · {offer.size} · {frame.literal(spec.corpus[:40])}")
-        with cost:
+    with st.container(border=True, key=f"study-{key.replace('.', '-')}", height="stretch"):
+        st.markdown(f"**{frame.literal(spec.title or spec.name)}**")
+        st.caption(f"{frame.literal(spec.name)} · {offer.size} · {frame.literal(spec.corpus[:40])}")
+        if offer.cost is not None:
             _cost(offer)
-        with buttons:
-            if spec.name in newest:
-                st.page_link(
-                    "views/study.py", label="Open", icon=":material/arrow_forward:",
-                    query_params={"study": newest[spec.name]},
-                )  # fmt: skip
-            if offer.cost is None or offer.new or spec.name not in newest:
+        with st.container(horizontal=True, vertical_alignment="center"):
+            if offer.cost is None or offer.new or launched is None:
                 _launch_button(store, offer, key)
+            if launched is not None:
+                st.page_link(
+                    "views/study.py", label="Open", icon=":material/arrow_forward:", query_params={"study": launched}
+                )
 
 
 def _launch_button(store: Store, offer: Offer, key: str) -> None:
@@ -149,7 +170,6 @@ def _launch_button(store: Store, offer: Offer, key: str) -> None:
         key=f"launch-{key}",
         type="primary" if offer.new else "secondary",
         disabled=offer.cost is None or not may,
-        width="stretch",
         help=None if may else "Your role may look, and not launch.",
     )
     if clicked:
@@ -158,7 +178,6 @@ def _launch_button(store: Store, offer: Offer, key: str) -> None:
 
 def _cost(offer: Offer) -> None:
     if offer.cost is None:
-        st.caption(frame.literal(f"Cannot run here yet. {offer.fault.explain() if offer.fault else ''}"))
         return
     st.progress(
         offer.cost.reused / max(offer.cost.runs, 1),
