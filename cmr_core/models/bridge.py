@@ -64,7 +64,7 @@ class Form:
     items: Callable[[Tensors, Items], Parameters]
     logits: Callable[[Tensors, torch.Generator | None], torch.Tensor]
     penalty: Callable[[Tensors, Items], torch.Tensor] | None = None
-    fixed: Tensors = field(default_factory=dict)
+    fixed: Parameters = field(default_factory=dict)
     loss_weights: Mapping[Side, float] = field(default_factory=lambda: {"source": 1.0, "target": 1.0})
     clip: float | None = None
 
@@ -80,9 +80,7 @@ class Bridge:
         self._size, self.device = config.batch_size, device
         self.mates = {side: torch.from_numpy(self._mates(side)).to(device) for side in self.layouts}
 
-    def tables(
-        self, dimensions: int, generator: torch.Generator, *, user_dimensions: int | None = None
-    ) -> Parameters:
+    def tables(self, dimensions: int, generator: torch.Generator, *, user_dimensions: int | None = None) -> Parameters:
         """`source.user`, `source.item`, `target.user`, `target.item`."""
         found: Parameters = {}
         for side, layout in self.layouts.items():
@@ -97,9 +95,7 @@ class Bridge:
         """
         lead, other = self._rows[self._lead], self._rows[OTHER[self._lead]]
         again = (other.batches(self._size, generator, most=len(lead)) for _ in itertools.count())
-        for own, beside in zip(
-            lead.batches(self._size, generator), itertools.chain.from_iterable(again), strict=False
-        ):
+        for own, beside in zip(lead.batches(self._size, generator), itertools.chain.from_iterable(again), strict=False):
             yield {self._lead: own, OTHER[self._lead]: beside}
 
     def items(self, weights: Tensors, side: Side, rows: torch.Tensor) -> Items:
@@ -115,7 +111,9 @@ class Bridge:
         return np.where(other[at] == own, at, -1)
 
 
-def fit_form(form: Form, start: Parameters, bridge: Bridge, config: BridgeConfig, run: Run, generator: torch.Generator) -> NeuralScorer:
+def fit_form(
+    form: Form, start: Parameters, bridge: Bridge, config: BridgeConfig, run: Run, generator: torch.Generator
+) -> NeuralScorer:
     """Train the weights `start` (`source.*`, `target.*`, others) on both domains; stop on the target's validation.
 
     Returns the target's model. Raises as `training.loop.train`. Cost of an epoch: the network, and Adam on the whole
@@ -138,7 +136,15 @@ def fit_form(form: Form, start: Parameters, bridge: Bridge, config: BridgeConfig
         return judge(run, form.network, serve(form, start, bridge), layout, [target], config.valid_users)
 
     arrays = fit_steps(
-        form.network, start, lambda: bridge.batches(generator), loss, validate, generator, config.steps(), run, clip=form.clip,
+        form.network,
+        start,
+        lambda: bridge.batches(generator),
+        loss,
+        validate,
+        generator,
+        config.steps(),
+        run,
+        clip=form.clip,
     )
     best = {name: torch.from_numpy(value).to(run.device) for name, value in arrays.items() if name != "best"}
     served = {name: value.cpu().numpy() for name, value in serve(form, best, bridge).items()}

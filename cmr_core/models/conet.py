@@ -47,8 +47,9 @@ class CoNet:
         for layer in range(2):
             start |= linear(f"cross.{layer}", sizes[layer], sizes[layer + 1], generator, bias=False)
 
-        def penalty(weights: Tensors, items: Items) -> torch.Tensor:
-            return config.sparsity * sum(weights[f"cross.{layer}.weight"].abs().sum() for layer in range(2))
+        def penalty(weights: Tensors, _: Items) -> torch.Tensor:
+            connections = [weights[f"cross.{layer}.weight"].flatten() for layer in range(2)]
+            return config.sparsity * torch.cat(connections).abs().sum()
 
         form = Form("conet", users, items, logits, penalty=penalty if config.sparsity else None, clip=config.clip)
         return fit_form(form, start, bridge, config, run, generator)

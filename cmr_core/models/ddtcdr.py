@@ -29,7 +29,7 @@ class DDTCDRConfig(BridgeConfig):
 class DDTCDR:
     """A network for the target and one for its sources; each score is a mixture of both, items being mapped across.
 
-    DDTCDR (Li and Tuzhilin, WSDM 2020): s_t = (1 - a) f_t(p, q) + a f_s(p, W q), in the sources with the transpose of W,
+    DDTCDR (Li and Tuzhilin, WSDM 2020): s_t = (1 - a) f_t(p, q) + a f_s(p, W q), in the sources with W',
     trained with cross-entropy in both domains and |W W' - I|_1. The paper's domains share users, and its W
     maps them; here items are the bridge. Vectors are learned, where the paper has autoencoders of features. The mixture
     is of logits, its gradient reaches both networks and W, and scoring uses it too.
