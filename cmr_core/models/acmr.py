@@ -40,6 +40,9 @@ class ACMRConfig(PointwiseConfig):
     pretrain_stop: Literal["mean", "target"] = Field(
         "mean", description="Stop pre-training on all its markets, once for all targets, or on the target"
     )
+    alone_epochs: int = Field(
+        100, ge=1, le=5000, description="Passes over the target's training pairs at most with target-only"
+    )
     finetune: bool = Field(True, description="Go on with the target's pairs alone after pre-training")
     acmr_neg: Literal["market", "static_global"] = Field(
         "market",
@@ -50,7 +53,8 @@ class ACMRConfig(PointwiseConfig):
     )
     patience_reset: bool = Field(True, description="An improvement resets patience; not in the authors' code")
     batch_size: int = Field(1024, ge=128, le=1_000_000, description="Positives and negatives per step")
-    epochs: int = Field(10, ge=1, le=5000, description="Passes over the training pairs of all markets at most")
+    epochs: int = Field(12, ge=1, le=5000, description="Passes over the training pairs of all markets at most")
+    eval_every: int = Field(3, ge=1, le=100, description="Passes over all markets between two looks")
     finetune_learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size on the target")
     finetune_epochs: int = Field(10, ge=1, le=5000, description="Passes over the target's training pairs at most")
     finetune_eval_every: int = Field(1, ge=1, le=100, description="Passes over the target between two looks")
@@ -65,7 +69,10 @@ class ACMRConfig(PointwiseConfig):
 
     def first(self) -> Steps:
         """How pre-training is trained."""
-        return self.steps().model_copy(update={"patience_reset": self.patience_reset})
+        own: dict[str, object] = {"patience_reset": self.patience_reset}
+        if self.pretrain == "target-only":
+            own["epochs"] = self.alone_epochs
+        return self.steps().model_copy(update=own)
 
     def second(self) -> Steps:
         """How fine-tuning is trained."""
@@ -191,7 +198,7 @@ class ACMR:
         c = self.config
         views = {"all": task.markets, "target-only": (task.target,), "without-target": task.sources}[c.pretrain]
         judges = views if c.pretrain_stop == "mean" else (task.target,)
-        settings = {name: value for name, value in c.model_dump().items() if not name.startswith("finetune")}
+        settings = c.model_dump(exclude={name for name in ACMRConfig.model_fields if name.startswith("finetune")})
         names = [[view.name for view in some] for some in (views, judges)]
         kind = run.device.partition(":")[0]
         key = shared_key(

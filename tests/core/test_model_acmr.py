@@ -29,7 +29,8 @@ from tests.conformance.board import Blind
 from tests.core.tiny_markets import SPLIT, TASK, market, pairs
 
 SMALL: dict[str, Any] = {
-    "dimensions": 8, "layers": 2, "heads": 2, "epochs": 2, "finetune_epochs": 2, "batch_size": 128, "dropout": 0.1,
+    "dimensions": 8, "layers": 2, "heads": 2, "epochs": 2, "finetune_epochs": 2, "alone_epochs": 2, "batch_size": 128,
+    "dropout": 0.1,
 }  # fmt: skip
 VIEW = TASK.target
 
@@ -317,7 +318,7 @@ def test_patience_counts_all_looks_without_improvement_where_it_is_never_reset()
 
     def looks(reset: bool) -> int:
         monitor = QuietMonitor()
-        config = settings(pretrain="target-only", epochs=30, patience=2, patience_reset=reset, eval_every=1)
+        config = settings(pretrain="target-only", alone_epochs=30, patience=2, patience_reset=reset, eval_every=1)
         ACMR(config).fit(TASK, Run(0, "cpu", Sawtooth(), monitor))
         return max(report.done for report in monitor.progress)
 
