@@ -13,7 +13,12 @@ from cmr_core.published import load, load_costs
 from worker.store.corpora import get_corpus
 from worker.store.session import Store
 
-STYLES = {"best": "font-weight: 700", "second": "box-shadow: inset 0 -2px 0 currentColor", "": ""}
+STYLES = {
+    "best": "font-weight: 700",
+    "second": "box-shadow: inset 0 -2px 0 currentColor",
+    "paper": "opacity: 0.75; font-style: italic",
+    "": "",
+}
 MOST_ROWS, TALL = 18, 700  # rows of a table, and the pixels in which longer ones scroll
 BEYOND = ("coverage", "novelty", "popularity", "gini")
 
@@ -63,9 +68,7 @@ class View:
 def table(view: View) -> None:
     """Methods x markets, best bold, second underlined, with marks; and its exports."""
     text, style = comparison.grid(view.table)
-    shown = text.rename(index=frame.literal)
-    styled = shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None)
-    st.table(styled, height=TALL if len(shown) > MOST_ROWS else "content")
+    grid(text, style)
     view.caption(
         ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or "
         "worse than the market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, "
@@ -78,6 +81,14 @@ def table(view: View) -> None:
         st.download_button("CSV", rows, f"{name}.csv", "text/csv", on_click="ignore")
         st.download_button("LaTeX", _latex(view, text, style, notes), f"{name}.tex", "text/plain", on_click="ignore")
         st.caption("Charts are saved as PNG with the camera above each of them.")
+
+
+def grid(text: pd.DataFrame, style: pd.DataFrame) -> None:
+    """A table of cells with styles, names of STYLES; it scrolls to the right and, if it is long, downwards."""
+    # without spaces to break at, cells keep to a line and the table scrolls instead
+    shown = text.rename(index=frame.literal).map(lambda cell: cell.replace(" ", "\u00a0"))
+    styled = shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None)
+    st.table(styled, height=TALL if len(shown) > MOST_ROWS else "content")
 
 
 def chart(view: View) -> None:

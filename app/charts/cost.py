@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,18 +27,17 @@ def tradeoff(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, y_tit
             name=label,
             mode="markers",
             marker={"size": 14, "color": colors.get(label, GREY), "symbol": row["symbol"]},
-            error_y={
-                "type": "data",
-                "array": [float(row["high"]) - y],
-                "arrayminus": [y - float(row["low"])],
-                "thickness": 1.2,
-            },
+            error_y=None if np.isnan(row["low"]) else _interval(y, float(row["low"]), float(row["high"])),
             hovertemplate=f"{y_title} %{{y:.4f}}<br>{x_title}: {row['text']}<extra>%{{fullData.name}}</extra>",
         )
     wide = len(frame) > 0 and frame["x"].max() > 20 * frame["x"].min()
     figure.update_xaxes(type="log", title_text=x_title, dtick=1 if wide else "D2", tickformat="~s")
     figure.update_yaxes(title_text=y_title)
     return finish(figure, 470)
+
+
+def _interval(y: float, low: float, high: float) -> dict[str, Any]:
+    return {"type": "data", "array": [high - y], "arrayminus": [y - low], "thickness": 1.2}
 
 
 def frontier(frame: pd.DataFrame) -> pd.DataFrame:

@@ -29,15 +29,15 @@ def effects(values: pd.DataFrame, texts: pd.DataFrame, y_title: str, x_title: st
             y=list(values.index),
             text=texts.to_numpy(),
             texttemplate="%{text}",
-            textfont={"size": 12},
+            textfont={"size": 11},
             zmin=-limit,
             zmax=limit,
             colorscale=[list(step) for step in DIVERGING],
-            colorbar={"thickness": 10, "tickformat": "+.3~f"},
+            showscale=False,
             xgap=2,
             ygap=2,
             hoverongaps=False,
-            hovertemplate="%{y} for %{x}: %{text}<extra></extra>",
+            hovertemplate="%{y} for %{x}: %{z:+.4f}<extra></extra>",
         )
     )
     figure.update_xaxes(title_text=x_title, side="top", type="category", showgrid=False)

@@ -70,7 +70,7 @@ def _table(view: View, rows: pd.DataFrame, *, papers: bool) -> None:
     table = pd.DataFrame(columns)
     shown = table.drop(columns=[name for name in table if table[name].isna().all()])
     formats: dict[Any, Any] = {name: _format(name) for name in shown.columns[1:]}
-    st.dataframe(shown.style.format(formats, na_rep="—"), hide_index=True)
+    st.dataframe(shown.style.format(formats, na_rep="—"), hide_index=True, placeholder="—")
     data = exports.csv(table, [view.text, f"study {view.spec.name} {view.study_id}"])
     st.download_button("CSV", data, f"{view.spec.name}-costs.csv", "text/csv", on_click="ignore", key="costs-csv")
 

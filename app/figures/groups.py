@@ -36,7 +36,7 @@ def sparse_and_rich(view: View, store: Store) -> None:
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-halves"), key="halves-chart")
     shared.partial(view.wanted())
     how = "" if by == "paper" else " The sparser half of the markets stands left, the sparsest market first."
-    shared.caption(view, runs, f". Bars: means with their 95 % interval over users.{how}")
+    shared.caption(view, runs, f". Means with their 95 % interval over users.{how}")
     with st.expander("Mean and spread over the markets of each half"):
         table = richness.summary(rows)
         names = {"label": "Method", "half": "Half", "mean": "Mean", "spread": "Largest minus smallest"}

@@ -12,7 +12,6 @@ from app.study.view import View
 from cmr_core.published import PROTOCOLS, load
 from worker.store.session import Store
 
-STYLES = panels.STYLES | {"paper": "opacity: 0.75; font-style: italic"}
 MARKS = (
     ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or worse "
     "than the market's strongest single-market method (ref), paired Wilcoxon test over users, Holm-corrected over the "
@@ -31,9 +30,7 @@ def draw(view: View, store: Store) -> None:
     theirs = paper.numbers(view.spec.paper, view.metric, found.targets, load()) if view.spec.paper else pd.DataFrame()
     if len(theirs) and st.toggle("Published numbers beside ours", True, key=f"paper-{view.text}"):
         text, style = beside(text, style, _pairs(view, runs, theirs), theirs)
-    shown = text.rename(index=frame.literal)
-    styled = shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None)
-    st.table(styled, height=panels.TALL if len(shown) > panels.MOST_ROWS else "content")
+    panels.grid(text, style)
     shared.partial(view.wanted())
     shared.caption(view, runs, MARKS + _source(view, theirs))
     notes = [f"{view.title}, {view.text}", found.note(), f"study {view.spec.name} {view.study_id}"]

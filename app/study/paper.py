@@ -56,7 +56,7 @@ def variant(point: Mapping[str, object]) -> str:
 
 
 def names(runs: pd.DataFrame, known: Mapping[str, MethodInfo]) -> dict[str, list[str]]:
-    """All names of each label, in the order of `runs`: itself, its method where nothing is changed, its grid's point."""
+    """All names of each label, in the order of `runs`: itself, its unchanged method's, its grid's point."""
     found = {}
     for row in runs.drop_duplicates("label").to_dict("records"):
         label, method, point = str(row["label"]), str(row["method"]), row["point"]

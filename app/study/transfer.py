@@ -75,7 +75,7 @@ def matrix(effects: pd.DataFrame, kind: str) -> tuple[pd.DataFrame, pd.DataFrame
     """Differences and their texts (with ▲ ▼ where significant); rows sources, columns targets."""
     mine = effects[effects["kind"] == kind]
     marks = [("▲" if d > 0 else "▼") if s else "" for d, s in zip(mine["difference"], mine["significant"], strict=True)]
-    texts = [f"{d:+z.4f}{mark}" for d, mark in zip(mine["difference"], marks, strict=True)]
+    texts = [f"{d:+z.4f}".replace("0.", ".", 1) + mark for d, mark in zip(mine["difference"], marks, strict=True)]
     order = sorted(set(mine["source"]) - {TOGETHER}) + ([TOGETHER] if TOGETHER in set(mine["source"]) else [])
     wide = mine.pivot(index="source", columns="target", values="difference").reindex(order).astype(float)
     said = mine.assign(text=texts).pivot(index="source", columns="target", values="text").reindex(order).fillna("")
