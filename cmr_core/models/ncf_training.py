@@ -199,7 +199,7 @@ def served(kind: Kind, arrays: Arrays, layout: Layout, task: Task, run: Run) -> 
 
 
 def _train(kind: Kind, stage: str, scope: Scope, run: Run, plan: Plan) -> Arrays:
-    parameters = _start(kind, scope, run, plan)
+    parameters = start(kind, scope, run, plan)
     generator = torch.Generator(device=run.device).manual_seed(run.seed)
     epoch = epochs(scope.views, scope.layout, run, plan)
     weights, aware = both(parameters), plan.market_vectors != "none"
@@ -217,7 +217,7 @@ def _train(kind: Kind, stage: str, scope: Scope, run: Run, plan: Plan) -> Arrays
     return fit_steps(stage, parameters, lambda: epoch.batches(generator), loss, validate, generator, plan.steps, run)
 
 
-def _start(kind: Kind, scope: Scope, run: Run, plan: Plan) -> Parameters:
+def start(kind: Kind, scope: Scope, run: Run, plan: Plan) -> Parameters:
     """Random tables, or those of the pre-training; market vectors begin at 1, which changes nothing."""
     generator = torch.Generator(device=run.device).manual_seed(run.seed + 1)
     found = START[kind](scope.sizes(plan), generator)
