@@ -29,14 +29,14 @@ class SimGCLConfig(Config):
     dimensions: int = Field(64, ge=2, le=4096, description="Length of each user's and item's vector")
     layers: int = Field(2, ge=1, le=8, description="Propagation steps on the graph; layer 0 is left out of their mean")
     noise: float = Field(0.1, ge=0, le=10, description="Length of the random vector added to every layer's vectors")
-    temperature: float = Field(0.2, gt=0, le=10, description="Divides the cosines that are compared; small is sharp")
-    contrast_weight: float = Field(0.5, ge=0, le=100, description="Weight of the contrast beside BPR")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size")
-    l2: float = Field(1e-4, ge=0, le=1, description="Weight decay on the vectors of each batch")
-    batch_size: int = Field(2048, ge=16, le=1_000_000, description="Training pairs of the target per step")
+    temperature: float = Field(0.5, gt=0, le=10, description="Divides the cosines that are compared; small is sharp")
+    contrast_weight: float = Field(0.01, ge=0, le=100, description="Weight of the contrast beside BPR")
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="Adam's step size")
+    l2: float = Field(1e-3, ge=0, le=1, description="Weight decay on the vectors of each batch")
+    batch_size: int = Field(512, ge=16, le=1_000_000, description="Training pairs of the target per step")
     epochs: int = Field(100, ge=1, le=5000, description="Passes over the target's training pairs at most")
     eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
-    patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
+    patience: int = Field(8, ge=1, le=1000, description="Looks without improvement before it stops")
 
     def training(self) -> Training:
         """What `fit_embedding` takes."""

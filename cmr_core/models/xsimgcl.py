@@ -17,8 +17,6 @@ class XSimGCLConfig(SimGCLConfig):
     """Settings of XSimGCL: those of SimGCL with other defaults, and the layer to compare with."""
 
     noise: float = Field(0.2, ge=0, le=10, description="Length of the random vector added to every layer's vectors")
-    temperature: float = Field(0.15, gt=0, le=10, description="Divides the cosines that are compared; small is sharp")
-    contrast_weight: float = Field(0.2, ge=0, le=100, description="Weight of the contrast beside BPR")
     contrast_layer: int = Field(1, ge=1, le=8, description="Layer whose vectors are compared with the final ones")
 
     @model_validator(mode="after")
