@@ -147,9 +147,9 @@ class Reader:
         self.sequences = Sequences(self.layout, network.length, run.seed, run.device)
         self.network, self._context, self._run, self._users = network, context, run, users
 
-    def generator(self) -> torch.Generator:
-        """A new one, seeded as the run."""
-        return torch.Generator(device=self._run.device).manual_seed(self._run.seed)
+    def generator(self, stage: int) -> torch.Generator:
+        """A new one, of the run's seed and the stage: what stage 2 draws is not what stage 1 began with."""
+        return torch.Generator(device=self._run.device).manual_seed(self._run.seed + (stage << 32))
 
     def encode(self, weights: Mapping[str, torch.Tensor], users: torch.Tensor) -> torch.Tensor:
         """(B, D): vectors of users from all their training items."""
@@ -239,7 +239,7 @@ def pretrained(reader: Reader, task: Task, run: Run, given: Pretraining, source:
     )
 
     def build() -> Arrays:
-        generator = reader.generator()
+        generator = reader.generator(1)
         parameters = start(given.network, reader.layout.n_items, generator, adapters=False)
         frozen: Parameters = {}
         if items is not None:
@@ -291,7 +291,7 @@ class CatSr:
         config, target = self.config, task.target
         reader = Reader(task, config.network(), config.context, run, config.valid_users)
         checkpoint = pretrained(reader, task, run, config.pretraining(), config.source)
-        generator = reader.generator()
+        generator = reader.generator(2)
         parameters, frozen = tuning_start(checkpoint, config, reader.layout.n_items, generator)
         arrays = reader.fit("cat-sr", parameters, frozen, [target], "market", config.tuning(), generator)
         weights = {**frozen, **{name: torch.from_numpy(arrays[name]).to(run.device) for name in parameters}}
