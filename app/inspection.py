@@ -85,7 +85,7 @@ def recommended(
 
 def reason(why: Explanation, ids: Sequence[str], most: int = 2) -> str:
     """The strongest parts of an explanation in one line; `ids`: item ids by local code."""
-    if all(part.kind == "rest" for part in why.parts):
+    if nothing_exact(why):
         return "a network: no exact reason"
     size = sum(abs(part.value) for part in why.parts) or 1.0
     parts = sorted(why.parts, key=lambda part: -abs(part.value))[:most]
@@ -100,11 +100,16 @@ def part_name(kind: str, item: int | None, ids: Sequence[str]) -> str:
     return {"own": "own taste", "item": "popular with all", "rest": "not traceable"}[kind]
 
 
+def nothing_exact(why: Explanation) -> bool:
+    """Whether no part of the score is traced to anything: networks."""
+    return not why.exact and all(part.kind == "rest" for part in why.parts)
+
+
 def exactness(why: Explanation) -> str:
     """How far the parts explain the score, in words."""
     if why.exact:
         return "The parts add up to the score exactly."
-    if all(part.kind == "rest" for part in why.parts):
+    if nothing_exact(why):
         return (
             "This method is a network: its layers mix everything with everything, so the score cannot be divided among "
             "the items that the user has had. No reason is shown rather than one that sounds right."

@@ -20,6 +20,7 @@ STYLES = {
     "": "",
 }
 MOST_ROWS, TALL = 18, 700  # rows of a table, and the pixels in which longer ones scroll
+MOST_SIGNS = 28  # of a method's name that stays on one line
 BEYOND = ("coverage", "novelty", "popularity", "gini")
 
 
@@ -86,7 +87,8 @@ def table(view: View) -> None:
 def grid(text: pd.DataFrame, style: pd.DataFrame) -> None:
     """A table of cells with styles, names of STYLES; it scrolls to the right and, if it is long, downwards."""
     # without spaces to break at, cells keep to a line and the table scrolls instead
-    shown = text.rename(index=frame.literal).map(lambda cell: cell.replace(" ", "\u00a0"))
+    whole = {name: name.replace(" ", "\u00a0") if len(name) <= MOST_SIGNS else name for name in map(str, text.index)}
+    shown = text.rename(index=whole).rename(index=frame.literal).map(lambda cell: cell.replace(" ", "\u00a0"))
     styled = shown.style.apply(lambda _: style.map(STYLES.__getitem__).set_axis(shown.index), axis=None)
     st.table(styled, height=TALL if len(shown) > MOST_ROWS else "content")
 

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.charts.style import GREY, finish
+from app.charts.style import GREY, finish, short
 
 LINE = 22  # pixels per method
 
@@ -33,7 +33,8 @@ def dots(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, panels: S
                 seen.add(series)
     figure.update_yaxes(
         type="category", categoryorder="array", categoryarray=order[::-1], showgrid=True, automargin=True,
-        range=[-0.7, len(order) - 0.3], tickfont={"size": 12}, dtick=1,
+        range=[-0.7, len(order) - 0.3], tickfont={"size": 12}, tickvals=order,
+        ticktext=[short(label) for label in order],
     )  # fmt: skip
     figure.update_xaxes(title_text=x_title, rangemode="tozero", showgrid=True, matches="x")
     figure.update_layout(hovermode="closest")

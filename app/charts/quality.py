@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import pandas as pd
 import plotly.graph_objects as go
 
-from app.charts.style import GREY, SERIES, finish, spread
+from app.charts.style import GREY, SERIES, finish, short, spread
 
 
 def bars(cells: pd.DataFrame, dots: pd.DataFrame, colors: Mapping[str, str], title: str) -> go.Figure:
@@ -113,7 +113,8 @@ def outcomes(frame: pd.DataFrame) -> go.Figure:
         )
     figure.update_layout(barmode="stack", bargap=0.35)
     figure.update_xaxes(tickformat=".0%", range=[0, 1])
-    figure.update_yaxes(autorange="reversed")
+    labels = list(frame["label"])
+    figure.update_yaxes(autorange="reversed", tickvals=labels, ticktext=[short(label) for label in labels])
     return finish(figure, 110 + 34 * len(frame))
 
 

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 SERIES = ("#1f77b4", "#e4853c", "#3f9c6b", "#b6565c", "#8a6fb8", "#8c6d5a", "#cf7fb4", "#7f868e")
 MARK = "#e0a100"
 GREY = "#7f868e"
+LONGEST = 40  # characters of a name in a legend
 MANY = 14  # methods that colours can tell apart
 
 
@@ -49,8 +50,21 @@ def faint(color: str) -> str:
     return f"rgba({red}, {green}, {blue}, 0.3)"
 
 
+def short(label: str) -> str:
+    """A label for a legend or an axis: of a long one the beginning and the end, where configurations differ."""
+    return label if len(label) <= LONGEST else f"{label[: LONGEST // 2]} … {label[3 - LONGEST // 2 :]}"
+
+
 def finish(figure: go.Figure, height: int) -> go.Figure:
-    """The figure in the frame that all share; a legend of many entries stands on the right, where it scrolls."""
+    """The figure in the frame that all share; a legend of many entries stands on the right, where it scrolls.
+
+    Long names are cut in the legend and whole under the pointer.
+    """
+    for trace in figure.data:
+        if trace.name and len(trace.name) > LONGEST:
+            if trace.hovertemplate:
+                trace.hovertemplate = trace.hovertemplate.replace("%{fullData.name}", trace.name)
+            trace.name = short(trace.name)
     below = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}
     right = {"orientation": "v", "yanchor": "top", "y": 1, "x": 1.01, "font": {"size": 11}, "entrywidth": 0}
     many = sum(trace.showlegend is not False and bool(trace.name) for trace in figure.data) > MANY

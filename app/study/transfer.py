@@ -92,7 +92,7 @@ def advice(effects: pd.DataFrame, target: str, alone: str | None) -> str:
     adding = mine[mine["kind"] == "adding"]
     single = mine[(mine["kind"] == "alone") & (mine["source"] != TOGETHER)]
     together = mine[(mine["kind"] == "alone") & (mine["source"] == TOGETHER)].to_dict("records")
-    whole = "".join(f" All sources together: {_effect(row)} against {alone} on the target alone." for row in together)
+    whole = "".join(f" All sources together: {_signed(row)} against {alone} on the target alone." for row in together)
     if adding.empty or any(row["valid"] <= 0 for row in together):
         return _best(single) + whole
     return _each(adding) + whole
@@ -113,6 +113,10 @@ def _best(single: pd.DataFrame) -> str:
     if row["valid"] <= 0:
         return "use no source: on validation the target alone was better."
     return f"use {row['source']} alone ({_effect(row)})."
+
+
+def _signed(row: dict[Hashable, Any]) -> str:
+    return f"{row['difference']:+z.4f}{', significant,' if row['significant'] else ''}"
 
 
 def _effect(row: dict[Hashable, Any]) -> str:

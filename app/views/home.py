@@ -14,6 +14,7 @@ from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
 METRIC = "ndcg@10"
+MOST = 10  # configurations in the picture
 ENDED = {"succeeded": ":material/check_circle:", "failed": ":material/error:", "lost": ":material/help:"}
 
 
@@ -78,16 +79,24 @@ def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, te
         if results.empty:
             st.caption(f"The newest runs do not report {words.metric(METRIC)}.")
             return
-        cells = comparison.means(results)
+        everything = comparison.means(results)
+        best = list(everything["label"].drop_duplicates()[:MOST])
+        cells = everything[everything["label"].isin(best)]
         with st.spinner("Drawing …", show_time=False):
             labels = dict(zip(cells["label"], cells["method"], strict=True))
-            figure = charts.bars(cells, results, charts.palette(labels, cached.colors()), words.metric(METRIC))
+            figure = charts.bars(
+                cells,
+                results[results["label"].isin(best)],
+                charts.palette(labels, cached.colors()),
+                words.metric(METRIC),
+            )
         st.plotly_chart(figure, config=charts.config("newest-comparison"), key="newest")
         users = words.count(cells.groupby("target")["n"].max().sum())
         st.caption(
             f"{frame.literal(row.name)} · {text} · N {users} test users · {words.plural(len(results), 'run')}, "
             f"{words.plural(results['seed'].nunique(), 'seed')} · newest {words.minute(results['finished_at'].max())}. "
-            "Means over seeds; intervals and tests are on the page Compare."
+            + (f"The {MOST} best of {words.count(many)}. " if (many := everything["label"].nunique()) > MOST else "")
+            + "Means over seeds; intervals and tests are on the page Compare."
         )
         address = {"corpus": corpus[:12], "protocol": protocol[:12], "view": "chart"}
         st.page_link(
@@ -148,7 +157,7 @@ def _studies(studies: pd.DataFrame) -> None:
         return
     table = pd.DataFrame(
         {
-            "Study": studies["name"],
+            "Study": studies["title"].replace("", None).fillna(studies["name"]),
             "Runs": studies["runs"],
             "Progress": studies["over"] / studies["runs"].clip(lower=1),
             "Launched": studies["created_at"].map(words.minute),
@@ -168,10 +177,13 @@ def _studies(studies: pd.DataFrame) -> None:
     rows = chosen["selection"]["rows"]
     study = None if not rows else str(studies["id"].iloc[rows[0]])
     with st.container(horizontal=True):
+        if st.button("Open", type="primary", disabled=study is None, help="Tick a study first"):
+            st.switch_page("views/study.py", query_params={"study": str(study)})
         if st.button("Show its runs", disabled=study is None, help="Tick a study first"):
             st.switch_page("views/runs.py", query_params={"study": str(study)})
         if st.button("Copy as a new study", disabled=study is None, help="Tick a study first"):
             st.switch_page("views/launch.py", query_params={"study": str(study)})
+        st.page_link("views/studies.py", label="All studies, and more to launch", icon=":material/arrow_forward:")
 
 
 frame.show(body)

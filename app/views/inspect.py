@@ -140,6 +140,9 @@ def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: l
     with right:
         rank = frame.choose("Recommendation", list(items), "rank", text=lambda r: f"{r}. {items[r].item_id}")
     item = items[rank]
+    if inspection.nothing_exact(item.why):
+        st.info(f"Score {item.why.total:.4f}. {inspection.exactness(item.why)}")
+        return
     table = inspection.parts_table(item.why, ids)
     st.plotly_chart(
         charts.contributions(list(table["part"]), list(table["value"])), config=charts.config("why"), key="why-chart"
