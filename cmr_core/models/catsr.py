@@ -149,7 +149,8 @@ class Reader:
 
     def generator(self, stage: int) -> torch.Generator:
         """A new one, of the run's seed and the stage: what stage 2 draws is not what stage 1 began with."""
-        return torch.Generator(device=self._run.device).manual_seed(self._run.seed + (stage << 32))
+        drawn = np.random.SeedSequence((self._run.seed, stage)).generate_state(1)
+        return torch.Generator(device=self._run.device).manual_seed(int(drawn[0]))
 
     def encode(self, weights: Mapping[str, torch.Tensor], users: torch.Tensor) -> torch.Tensor:
         """(B, D): vectors of users from all their training items."""
