@@ -6,6 +6,7 @@ from app.charts.cost import frontier, tradeoff
 from app.charts.data import heatmap, tail
 from app.charts.many import dots
 from app.charts.matrix import crossed, effects
+from app.charts.picture import attention, scatter, shares, weights
 from app.charts.quality import add_published, bars, groups, outcomes, richness
 from app.charts.single import contributions, curves
 from app.charts.study import ablation, halves, sensitivity
@@ -15,6 +16,7 @@ __all__ = [
     "MANY",
     "ablation",
     "add_published",
+    "attention",
     "bars",
     "config",
     "contributions",
@@ -29,8 +31,11 @@ __all__ = [
     "outcomes",
     "palette",
     "richness",
+    "scatter",
     "sensitivity",
     "series_colors",
+    "shares",
     "tail",
     "tradeoff",
+    "weights",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from app.figures import ablation, efficiency, groups, later, sensitivity, table, transfer
+from app.figures import ablation, attention, efficiency, embedding, groups, sensitivity, table, transfer
 from app.study.view import View
 from cmr_core.spec import FigureKind
 from worker.store.session import Store
@@ -16,7 +16,7 @@ TITLES: dict[FigureKind, str] = {
     "efficiency": "What it costs",
     "sparse-and-rich": "Sparse and rich markets",
     "item-groups": "Rare and popular items",
-    "embedding": "Where the items lie",
+    "embedding": "How markets lie to each other",
     "attention": "What attends to what",
     "market-transfer": "Which sources help which target",
 }
@@ -27,7 +27,7 @@ RENDERERS: dict[FigureKind, Callable[[View, Store], None]] = {
     "efficiency": efficiency.draw,
     "sparse-and-rich": groups.sparse_and_rich,
     "item-groups": groups.items,
-    "embedding": later.draw,
-    "attention": later.draw,
+    "embedding": embedding.draw,
+    "attention": attention.draw,
     "market-transfer": transfer.draw,
 }

@@ -50,7 +50,7 @@ class View:
 
     def wanted(self) -> pd.DataFrame:
         """All runs that `labelled` would have if every run had finished."""
-        return rows.with_all_sources(self.spec, self.runs, self.markets)
+        return self._labels(rows.with_all_sources(self.spec, self.runs, self.markets))
 
     def of(self, choice: MethodChoice, runs: pd.DataFrame) -> pd.DataFrame:
         """Those of `runs` (of this view) that the choice stands for, with its label and point."""

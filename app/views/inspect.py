@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from app import cached, charts, choices, exports, frame, inspection, queries, words
+from app.figures import attention
 from cmr_core.data.split import MarketSplit
 from cmr_core.spec import JobSpec, parse
 from worker.store.artifacts import Table
@@ -44,7 +45,7 @@ def body(store: Store) -> None:
     )
     spec = parse(JobSpec, queries.run(store, picked[0]).spec)
     part = cached.split(digest, spec.split).market(market)
-    _one_user(digest, part, runs, user)
+    _one_user(store, digest, part, runs, user)
 
 
 def _runs(runs: pd.DataFrame) -> list[str]:
@@ -81,7 +82,7 @@ def _user(tables: dict[str, pd.DataFrame]) -> int | None:
     return int(users.loc[users["user_id"] == user_id, "user"].iloc[0])
 
 
-def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> None:
+def _one_user(store: Store, digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> None:
     corpus = cached.corpus(digest)
     ids = list(corpus.items[part.catalogue])
     labels = zip(runs.index, runs["label"], runs["seed"], strict=True)
@@ -109,7 +110,11 @@ def _one_user(digest: str, part: MarketSplit, runs: pd.DataFrame, user: int) -> 
             model = cached.model(run, str(at))
             shown[run] = inspection.recommended(model, part, tops[run], held[run], user, LIST)
             _list(names[run], shown[run], ids)
-    _why(shown, names, ids)
+    looked = _why(shown, names, ids)
+    if looked is not None and runs.loc[looked[0], "method"] == attention.ACMR:
+        with st.expander("What the layers look at in the user's items"):
+            attention.heat(store, looked[0], str(runs.loc[looked[0], "finished_at"]), user, looked[1])
+            st.caption(f"{attention.HOW} What layers read is no reason for a score.")
 
 
 def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
@@ -128,7 +133,8 @@ def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
     st.caption(f"{words.plural(hits, 'hit')} (held-out items) among {len(items)}")
 
 
-def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: list[str]) -> None:
+def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: list[str]) -> tuple[str, int] | None:
+    """The run and the item that are looked at."""
     st.subheader("Why", anchor=False)
     left, right = st.columns([2, 2])
     with left:
@@ -136,13 +142,13 @@ def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: l
     items = {str(i.rank): i for i in shown[run]}
     if not items:
         st.caption("This run's list for the user is empty.")
-        return
+        return None
     with right:
         rank = frame.choose("Recommendation", list(items), "rank", text=lambda r: f"{r}. {items[r].item_id}")
     item = items[rank]
     if inspection.nothing_exact(item.why):
         st.info(f"Score {item.why.total:.4f}. {inspection.exactness(item.why)}")
-        return
+        return run, item.item
     table = inspection.parts_table(item.why, ids)
     st.plotly_chart(
         charts.contributions(list(table["part"]), list(table["value"])), config=charts.config("why"), key="why-chart"
@@ -153,6 +159,7 @@ def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: l
             f"The **prompts** changed this score by **{item.why.prompt:+.4f}** (a part of it, spread over the bars)."
         )
     st.download_button("These parts as CSV", exports.csv(table), "why.csv", "text/csv", on_click="ignore")
+    return run, item.item
 
 
 def _tables(runs: pd.DataFrame, kind: Table) -> dict[str, pd.DataFrame]:
