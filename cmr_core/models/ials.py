@@ -61,7 +61,7 @@ class IALS:
     Implicit alternating least squares (Hu et al., ICDM 2008) with the loss and the penalty of Rendle et al., RecSys
     2022: sum over seen pairs of (1 - s)^2 + alpha_0 * sum over all pairs of s^2 + lambda * sum over users of
     (n_u + alpha_0 I)^nu |p_u|^2, and items alike. Cost of a sweep: pairs x D^2 + (users + items) x D^3 / 3, a fraction
-    of a second; with `tune` some six such trainings. Memory: (users + items) x D, and 16 MiB at work.
+    of a second; with `tune` some six such trainings. Memory: (users + items) x D, and some 50 MiB at work.
     """
 
     def __init__(self, config: IALSConfig) -> None:

@@ -58,8 +58,14 @@ class UltraGCN:
 
     Mao et al., CIKM 2021: cross entropy on inner products; a positive weighs b_ui = sqrt((d_u + 1) / (d_i + 1)) / d_u,
     d the degrees, and the items that are most often bought with it count as weak positives of its users (equations 9
-    to 15). Negatives are uniform over what the user does not have. Cost of an epoch: pairs / batch_size dense products
-    of batch_size x D x items. Memory: (users + items) x D, three times for Adam, and batch_size x items.
+    to 15). Negatives are uniform over what the user does not have.
+
+    Step sizes 0.003 and 0.01, weights of negatives 10 and 100 and of items 0.1 and 1 were tried on in and jp; the
+    defaults were chosen on validation. With one item held out among 100 it is above popularity on in, jp, uk and ca.
+    With events split and the whole catalogue it is below on jp (NDCG@10 .060 against .064), above on in and uk.
+
+    Cost of an epoch: pairs / batch_size dense products of batch_size x D x items. Memory: (users + items) x D, three
+    times for Adam, and batch_size x items.
     """
 
     def __init__(self, config: UltraGCNConfig) -> None:
