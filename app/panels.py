@@ -211,7 +211,8 @@ def wins(view: View) -> None:
         "effect": "Effect (dz)",
     }
     names |= {"wins": "Wins", "ties": "Ties", "losses": "Losses", "p_holm": "p (Holm)", "n": "N"}
-    st.dataframe(rows[list(names)].rename(columns=names), hide_index=True)
+    p = st.column_config.NumberColumn(format="%.2g")
+    st.dataframe(rows[list(names)].rename(columns=names), hide_index=True, column_config={"p (Holm)": p})
     view.caption(
         f". Market {target}, each method against {frame.literal(str(rows['reference'].iloc[0]))}, user by user."
     )

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 SERIES = ("#1f77b4", "#e4853c", "#3f9c6b", "#b6565c", "#8a6fb8", "#8c6d5a", "#cf7fb4", "#7f868e")
 MARK = "#e0a100"
 GREY = "#7f868e"
+TALL = 650  # pixels
 LONGEST = 40  # characters of a name in a legend
 MANY = 14  # methods that colours can tell apart
 
@@ -66,6 +67,8 @@ def finish(figure: go.Figure, height: int) -> go.Figure:
                 trace.hovertemplate = trace.hovertemplate.replace("%{fullData.name}", trace.name)
             trace.name = short(trace.name)
     below = {"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0}
+    if height > TALL:  # a legend stands in parts of the height: below a tall figure it would be far away
+        below |= {"yanchor": "bottom", "y": 1 + 20 / height}
     right = {"orientation": "v", "yanchor": "top", "y": 1, "x": 1.01, "font": {"size": 11}, "entrywidth": 0}
     many = sum(trace.showlegend is not False and bool(trace.name) for trace in figure.data) > MANY
     return figure.update_layout(

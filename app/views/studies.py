@@ -104,7 +104,7 @@ def _file(store: Store) -> None:
                 found = study_files.offer(store, spec)
                 if found.fault is not None:
                     raise found.fault
-                _card(store, found, None, "file")
+                _card(store, found, None, "_file")  # no study has such a name
         except CmrError as error:
             frame.tell(error)
             st.caption("Nothing was stored.")
@@ -149,7 +149,7 @@ def _why_not(offer: Offer) -> str:
 
 def _card(store: Store, offer: Offer, launched: str | None, key: str) -> None:
     spec = offer.spec
-    with st.container(border=True, key=f"study-{key.replace('.', '-')}", height="stretch"):
+    with st.container(border=True, key=f"card-{key.replace('.', '-')}", height="stretch"):
         st.markdown(f"**{frame.literal(spec.title or spec.name)}**")
         st.caption(f"{frame.literal(spec.name)} · {offer.size} · {frame.literal(spec.corpus[:40])}")
         if offer.cost is not None:

@@ -16,7 +16,7 @@ from worker.store.audit import Actor
 from worker.store.session import Store
 from worker.store.studies import launch_study
 
-PAGES = ("home", "launch", "runs", "run", "compare", "inspect", "markets")
+PAGES = ("home", "studies", "study", "launch", "runs", "run", "compare", "inspect", "markets")
 Open = Callable[..., AppTest]
 
 
@@ -64,7 +64,7 @@ def test_store_without_tables_is_no_traceback(
     use(tmp_path)
     app = open_page(page)
     assert not app.exception
-    if page != "run":
+    if page not in ("run", "study"):
         assert "./cmr up" in said(app)
 
 
@@ -76,6 +76,7 @@ PARAMETERS = {
     "compare": ("corpus", "protocol", "metric", "k", "view", "row", "target", "against"),
     "inspect": ("corpus", "protocol", "market", "run", "metric", "order", "user", "why", "rank"),
     "markets": ("corpus",),
+    "study": ("study",),
 }
 CASES = [
     (page, name, HOSTILE[(at + shift) % len(HOSTILE)])
