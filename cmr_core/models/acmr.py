@@ -21,7 +21,7 @@ from cmr_core.models.towers import Parameters
 from cmr_core.training.monitor import shared_key
 
 DEVIATION = 0.02  # of the first item and market vectors
-WINDOW = 8  # batches whose pairs are sorted by length together, so that few lengths meet in one
+WINDOW = 32  # batches whose pairs are sorted by length together, so that few lengths meet in one
 
 
 class ACMRConfig(PointwiseConfig):
@@ -31,7 +31,7 @@ class ACMRConfig(PointwiseConfig):
     layers: int = Field(4, ge=1, le=12, description="Transformer layers")
     heads: int = Field(8, ge=1, le=64, description="Attention heads per layer; must divide the dimensions")
     length: int = Field(50, ge=1, le=500, description="Items of a user's history at most; more are drawn at random")
-    dropout: float = Field(0.3, ge=0, lt=1, description="Share of entries that training hides")
+    dropout: float = Field(0.1, ge=0, lt=1, description="Share of entries that training hides")
     market_embeddings: bool = Field(True, description="Add a vector of the market to every item's")
     explicit_user: bool = Field(True, description="Predict from the mean of the history's outputs too")
     pretrain: Literal["all", "target-only", "without-target"] = Field(

@@ -187,4 +187,7 @@ def _dots(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 def _mean(share: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """(heads, e, L', B): sums over L of share (heads, L', L, B) times value (heads, e, L, B)."""
-    return (share[:, None] * value[:, :, None]).sum(3)
+    found = share[:, None, :, 0] * value[:, :, None, 0]
+    for at in range(1, share.shape[2]):  # one large product and its sum would take as long and much more memory
+        found.addcmul_(share[:, None, :, at], value[:, :, None, at])
+    return found
