@@ -137,6 +137,31 @@ def test_progress_is_seen_and_cancel_stops(page: playwright.Page, house: House) 
     assert queries.run(plant.store, run_id).state == "cancelled"
 
 
+def test_a_study_of_the_project_is_launched_with_one_click_and_fills_its_page(
+    page: playwright.Page, house: House
+) -> None:
+    page.goto("/studies")
+    card = page.locator(".st-key-card-sample")
+    expect(card).to_contain_text("A first comparison, on made-up data", timeout=90_000)
+    card.get_by_role("button", name="Launch", exact=True).click()
+    expect(page.get_by_role("heading", name="A first comparison, on made-up data")).to_be_visible()
+    assert "/study?study=" in page.url
+    # nothing is clicked: the table comes when the runs are done
+    table = page.locator('[data-testid="stTable"]')
+    expect(table).to_contain_text("EASE, weighted markets", timeout=120_000)
+    expect(table).to_contain_text("±")
+    expect(page.get_by_role("progressbar")).to_have_count(0, timeout=240_000)
+    expect(table).not_to_contain_text("—")
+    with page.expect_download() as taken:
+        page.get_by_role("button", name="Export with results").click()
+    assert taken.value.suggested_filename == "sample.zip"
+    assert taken.value.path().read_bytes().startswith(b"PK")
+    page.goto("/studies")
+    expect(card).to_contain_text("28 of 28 runs", timeout=60_000)
+    card.get_by_role("link", name="Open").click()
+    expect(table).to_be_visible()
+
+
 def test_a_wrong_address_is_told_kindly(page: playwright.Page) -> None:
     page.goto("/run?id=../../etc/passwd")
     expect(page.get_by_text("There is no run")).to_be_visible()
