@@ -38,7 +38,7 @@ def scatter(points: pd.DataFrame, colors: Mapping[str, str]) -> go.Figure:
             customdata=rows["name"],
             hovertemplate="%{customdata}<extra>%{fullData.name}</extra>",
         )
-    plain = {"showticklabels": False, "showgrid": False, "zeroline": False, "showline": True, "mirror": True}
+    plain = {"showticklabels": False, "showgrid": False, "zeroline": False}
     figure.update_xaxes(**plain)
     figure.update_yaxes(**plain, scaleanchor="x")
     figure = finish(figure, 400)
@@ -55,7 +55,6 @@ def attention(weights: FloatArray, names: Sequence[str]) -> go.Figure:
             x=places,
             y=places,
             customdata=[[(row, column) for column in names] for row in names],
-            zmin=0,
             colorscale=[list(step) for step in RISING],
             colorbar={"thickness": 10},
             texttemplate="%{z:.2f}" if len(names) <= WRITTEN else None,
@@ -77,9 +76,10 @@ def shares(matrix: pd.DataFrame) -> go.Figure:
             x=list(matrix.columns),
             y=list(matrix.index),
             zmin=0,
+            zmax=float(matrix.to_numpy(dtype=float).max()),  # plotly takes no notice of one end alone
             colorscale=[list(step) for step in RISING],
             colorbar={"thickness": 10, "tickformat": ".0%"},
-            texttemplate="%{z:.0%}" if matrix.shape[1] <= 2 * WRITTEN else None,
+            texttemplate="%{z:.1%}" if matrix.shape[1] <= 2 * WRITTEN else None,
             xgap=2,
             ygap=2,
             hoverongaps=False,
@@ -106,6 +106,6 @@ def weights(points: pd.DataFrame, colors: Mapping[str, str]) -> go.Figure:
         )
     figure.add_hline(y=1 / max(points["source"].nunique(), 1), line={"dash": "dot", "width": 1, "color": "#7f868e"})
     figure.update_xaxes(title_text="epoch")
-    figure.update_yaxes(title_text="weight", rangemode="tozero")
+    figure.update_yaxes(title_text="weight")
     figure.update_layout(hovermode="closest")
     return finish(figure, 380)

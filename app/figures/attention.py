@@ -189,11 +189,12 @@ def _sources(view: View, store: Store, runs: pd.DataFrame) -> None:
     figure = charts.weights(points, colors)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-weights-{target}"), key="weights-chart")
     last = points[points["step"] == points["step"].max()].sort_values("value", ascending=False)
+    spread = last["value"].max() - last["value"].min()
     said = ", ".join(f"{source} {value:.3f}" for source, value in zip(last["source"], last["value"], strict=True))
     st.caption(
         f"{frame.literal(choice.label)} · target {target} · seed {choice.seed} · {frame.literal(view.text)} · "
         f"{words.day(run['finished_at'])}. How much each source's loss counts in each epoch; at the end: "
-        f"{frame.literal(said)}. Dotted: all sources alike."
+        f"{frame.literal(said)}, a spread of {spread:.3f}. Dotted: all sources alike."
     )
 
 

@@ -105,8 +105,10 @@ def _find(store: Store, choice: Choice, kind: str, reduction: str) -> Picture:
 
 def _button(store: Store, pictures: Sequence[Picture]) -> None:
     new = [picture for picture in pictures if picture.row is None]
-    text = f"Draw {words.plural(len(new), 'picture')}" if new else "All pictures have been asked for"
-    if st.button(text, disabled=not (new and auth.allowed("draw picture")), key="draw-pictures"):
+    if not new:
+        return
+    text = f"Draw {words.plural(len(new), 'picture')}"
+    if st.button(text, disabled=not auth.allowed("draw picture"), key="draw-pictures"):
         _ask(store, new)
 
 
@@ -169,14 +171,11 @@ def _pictures(view: View, store: Store, done: Sequence[Picture]) -> None:
             results[title] = found
             points = _points(picture.key, stage)
             sizes += list(points.groupby("market").size())
-            with column:
+            with column, st.container(border=True, height="stretch"):
                 st.markdown(f"**{frame.literal(title)}**")
                 name = f"{view.spec.name}-{picture.spec.kind}s-{at}"
-                st.plotly_chart(
-                    charts.scatter(points, colors),
-                    config=charts.config(name),
-                    key=f"picture-{picture.key[:12]}-{stage}",
-                )
+                key = f"picture-{picture.key[:12]}-{stage}"
+                st.plotly_chart(charts.scatter(points, colors), config=charts.config(name), key=key)
                 st.caption(_separation(found, len(points)))
     _table(view, results)
     seeds = sorted({picture.choice.seed for picture in done})

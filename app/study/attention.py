@@ -53,7 +53,7 @@ def in_words(found: pd.DataFrame) -> str:
     rest = [f"{m} ({e:.2f})" for m, e in zip(found["market"], found["entropy"], strict=True) if e < UNIFORM]
     said = []
     if flat:
-        said.append(f"Nearly uniform in {', '.join(flat)}: every node takes the same of each prompt, all change alike.")
+        said.append(f"Nearly uniform in {', '.join(flat)}: nodes take much the same of each prompt and change alike.")
     if rest:
         said.append(f"Nodes prefer some prompts in {', '.join(rest)}.")
     return " ".join(said)
@@ -61,10 +61,8 @@ def in_words(found: pd.DataFrame) -> str:
 
 def mean_shares(tables: Mapping[str, FloatArray]) -> pd.DataFrame:
     """Mean share of each prompt, a row per market. tables: market -> shares (n, M)."""
-    rows = {market: pd.Series(shares.mean(axis=0)) for market, shares in tables.items()}
-    frame = pd.DataFrame(rows).T
-    frame.columns = pd.Index([f"prompt {at + 1}" for at in frame.columns])
-    return frame
+    frame = pd.DataFrame({market: pd.Series(shares.mean(axis=0)) for market, shares in tables.items()}).T
+    return frame.set_axis([f"prompt {at + 1}" for at in range(frame.shape[1])], axis=1)
 
 
 def takers(shares: FloatArray, ids: StrArray, most: int = 5) -> pd.DataFrame:
