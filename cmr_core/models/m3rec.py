@@ -78,6 +78,10 @@ class M3Rec:
     nearest 100 of each item, rows adding up to 1; (c) the prior S = a (a) + b (b), and in the target the B without
     diagonal that is least in |X - X B|^2 + lambda_2 |B - S|^2. With S = 0 that is EASE.
 
+    With one item held out among 100 it is above popularity on in, jp, uk and ca (NDCG@10 of uk .577 against .438).
+    With events split and the whole catalogue it is above on in (.051 against .042), below on jp (.058 against .064)
+    and uk (.038 against .039); these three were measured with two passes of node2vec in place of five.
+
     Cost: stages (a), some seconds, and (b), some twenty seconds on one core, once for all targets; for the target up to ten
     candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a), 4 I²
     kept; 36 n² bytes for n items of the target.
