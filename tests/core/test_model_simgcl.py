@@ -87,7 +87,7 @@ def test_noise_has_its_length_stays_in_the_orthant_and_lets_gradients_through() 
     torch.testing.assert_close((noisy - x).norm(dim=1), torch.full((50,), 0.25))
     assert bool(((noisy - x) * x >= -1e-7).all())
     weights = torch.randn(50, 6, generator=draws(3))
-    (noisy * weights).sum().backward()
+    (noisy * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert x.grad is not None
     torch.testing.assert_close(x.grad, weights)
 
