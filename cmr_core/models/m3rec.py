@@ -82,9 +82,9 @@ class M3Rec:
     With events split and the whole catalogue it is above on in (.051 against .042), below on jp (.058 against .064)
     and uk (.038 against .039); these three were measured with two passes of node2vec in place of five.
 
-    Cost: stages (a), some seconds, and (b), some twenty seconds on one core, once for all targets; for the target up to ten
-    candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a), 4 I²
-    kept; 36 n² bytes for n items of the target.
+    Cost: stages (a), some seconds, and (b), some twenty seconds on one core, once for all targets; for the target up
+    to ten candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a),
+    4 I² kept; 36 n² bytes for n items of the target.
     """
 
     def __init__(self, config: M3RecConfig) -> None:
