@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch.nn import functional
@@ -14,9 +16,16 @@ from cmr_core.models.towers import Parameters, apply_linear, apply_tower, linear
 
 
 class CoNetConfig(BridgeConfig):
-    """Settings of CoNet. The towers' layers have d, d/2 and d/4 units."""
+    """Settings of CoNet. The towers' layers have d, d/2 and d/4 units. Steps were chosen on validation."""
 
     dimensions: int = Field(32, ge=4, le=4096, multiple_of=4, description="Length of each user's and item's vector")
+    epoch_by: Literal["target", "source"] = Field(
+        "source", description="The domain whose training pairs make one pass; the other one keeps step with it"
+    )
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Adam's weight decay on all parameters")
+    epochs: int = Field(15, ge=1, le=5000, description="Passes over the leading domain's training pairs at most")
+    eval_every: int = Field(1, ge=1, le=100, description="Passes between two looks at validation")
     sparsity: float = Field(
         0.0, ge=0, le=10, description="Weight of the absolute values of the connections across; above 0 it is SCoNet"
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch.nn import functional
@@ -16,8 +18,15 @@ UNITS = (64, 8, 1)
 
 
 class DDTCDRConfig(BridgeConfig):
-    """Settings of DDTCDR."""
+    """Settings of DDTCDR. Steps were chosen on validation."""
 
+    epoch_by: Literal["target", "source"] = Field(
+        "source", description="The domain whose training pairs make one pass; the other one keeps step with it"
+    )
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size")
+    weight_decay: float = Field(1e-5, ge=0, le=1, description="Adam's weight decay on all parameters")
+    epochs: int = Field(15, ge=1, le=5000, description="Passes over the leading domain's training pairs at most")
+    eval_every: int = Field(1, ge=1, le=100, description="Passes between two looks at validation")
     mix: float = Field(0.03, ge=0, le=1, description="Share of the other domain's network in a score")
     orthogonality: float = Field(1e-6, ge=0, le=100, description="Weight of the map's distance from an orthogonal one")
     alignment: float = Field(

@@ -21,9 +21,11 @@ Combine = Literal["max", "mean", "concat"]
 
 
 class DTCDRConfig(BridgeConfig):
-    """Settings of DTCDR."""
+    """Settings of DTCDR. Steps were chosen on validation."""
 
     dimensions: int = Field(64, ge=1, le=4096, description="Length of each user's and item's vector")
+    learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's step size")
+    weight_decay: float = Field(1e-5, ge=0, le=1, description="Adam's weight decay on all parameters")
     combine: Combine = Field(
         "max",
         description="A shared item's vector from its two: the larger entry, the mean, or both in a row (then users' "

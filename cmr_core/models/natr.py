@@ -28,9 +28,10 @@ class NATRConfig(PointwiseConfig):
     dimensions: int = Field(64, ge=1, le=4096, description="Length of each user's and item's vector in the target")
     history: int = Field(100, ge=1, le=10_000, description="Latest items of a user that are attended to, at most")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay on all parameters")
-    l2: float = Field(1e-5, ge=0, le=1, description="Weight decay on the vectors of each batch, in both stages")
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size in the target")
+    l2: float = Field(1e-2, ge=0, le=1, description="Weight decay on the vectors of each batch, in both stages")
     source_dimensions: int = Field(64, ge=1, le=4096, description="Length of the vectors learned on the sources")
-    source_learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size on the sources")
+    source_learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size on the sources")
     source_epochs: int = Field(50, ge=1, le=5000, description="Passes over the sources' training pairs at most")
 
     def source_steps(self) -> Steps:
