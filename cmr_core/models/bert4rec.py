@@ -37,9 +37,9 @@ class Bert4RecConfig(Config):
     clip: float = Field(5.0, gt=0, le=1000, description="Largest norm of a step's gradient")
     batch_size: int = Field(512, ge=2, le=1_000_000, description="Training pairs, in whole histories, per step, about")
     copies: int = Field(5, ge=1, le=100, description="Times that a pass reads each history, with other items hidden")
-    epochs: int = Field(60, ge=1, le=5000, description="Passes over the histories at most")
+    epochs: int = Field(30, ge=1, le=5000, description="Passes over the histories at most")
     eval_every: int = Field(1, ge=1, le=100, description="Passes between two looks at validation")
-    patience: int = Field(10, ge=1, le=1000, description="Looks without improvement before it stops")
+    patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
     valid_users: int = Field(500, ge=10, le=1_000_000, description="Users per market that a look asks at most")
 
     @model_validator(mode="after")
@@ -66,6 +66,8 @@ class Bert4RecAllConfig(Bert4RecConfig):
     softmax: Softmax = Field(
         "market", description="Guess among the items of the history's market, or the vocabulary of all markets"
     )
+    copies: int = Field(1, ge=1, le=100, description="Times that a pass reads each history, with other items hidden")
+    eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
     add_market: bool = Field(False, description="Add a vector of the market to every place of a history")
 
 
@@ -208,7 +210,21 @@ def hide(present: torch.Tensor, share: float, last_only: float, generator: torch
     uses_sources=False,
 )
 class Bert4Rec:
-    """Guesses the next item of a history from its other items, learned from the target market alone."""
+    """Guesses hidden items of a history from its other items, learned from the target market alone.
+
+    BERT4Rec (Sun et al., CIKM 2019): a transformer reads the history from both sides; a hidden place is appended to ask
+    for the next item, and scores are inner products with the item vectors that are read, plus a bias. Departures: no
+    warm-up of the step size, biases begin at popularity (`popular_start`), item vectors with deviation 0.1 (0.02, as
+    published, learned little on small markets).
+
+    Measured (seed 0, NDCG@10, leave-one-out, sampled-market): jp 0.374 against 0.315 for popularity with these
+    settings. ca and uk were not measured: whether it beats popularity there is open. Tried on jp's validation: dropout 0.5
+    (0.285 instead of 0.342), no popular start with dropout 0.4 (0.339), a fifth hidden with dropout 0.4 (0.333), weights
+    from N(0, 0.02) and a step size of 5e-3 (neither learned).
+
+    Memory: (items + network) x 3 with Adam, and hidden places of a step x items for the softmax, which is most of an
+    epoch's cost: copies * masked * pairs * items * D.
+    """
 
     def __init__(self, config: Bert4RecConfig) -> None:
         self.config = config
@@ -227,7 +243,15 @@ class Bert4Rec:
     config=Bert4RecAllConfig,
 )
 class Bert4RecAll:
-    """Guesses the next item of a history from its other items, learned from the histories of all markets."""
+    """Guesses hidden items of a history from its other items, learned from the histories of all markets.
+
+    As `bert4rec`, with one item vocabulary; the "++" form of the ACMR paper. Trained once for all targets, on their mean
+    validation. A history's items compete with its own market's catalogue (`softmax`), which is also what is asked.
+
+    Measured (seed 0, leave-one-out, sampled-market): mean validation NDCG@10 over the seven markets 0.454 after 28 passes
+    with steps of 256 histories, against 0.413 for popularity. With these settings it was followed to 14 passes only
+    (0.448, still rising). Single markets, ca and uk among them, and test values were not measured.
+    """
 
     def __init__(self, config: Bert4RecAllConfig) -> None:
         self.config = config

@@ -68,9 +68,9 @@ class CatSrConfig(Config):
     pretrain_learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size in stage 1")
     pretrain_weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay in stage 1")
     pretrain_batch: int = Field(512, ge=2, le=100_000, description="Training pairs per step of stage 1")
-    pretrain_epochs: int = Field(60, ge=1, le=5000, description="Passes over all markets' pairs at most")
+    pretrain_epochs: int = Field(24, ge=1, le=5000, description="Passes over all markets' pairs at most")
     pretrain_eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
-    pretrain_patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
+    pretrain_patience: int = Field(3, ge=1, le=1000, description="Looks without improvement before it stops")
     transfer: Literal["attention", "none"] = Field(
         "attention", description="Carry the maps to queries and keys over from stage 1, or start anew"
     )
@@ -81,9 +81,9 @@ class CatSrConfig(Config):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size on the target")
     weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay on the target")
     batch_size: int = Field(256, ge=2, le=100_000, description="Training pairs of the target per step")
-    epochs: int = Field(100, ge=1, le=5000, description="Passes over the target's training pairs at most")
+    epochs: int = Field(30, ge=1, le=5000, description="Passes over the target's training pairs at most")
     eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
-    patience: int = Field(10, ge=1, le=1000, description="Looks without improvement before it stops")
+    patience: int = Field(4, ge=1, le=1000, description="Looks without improvement before it stops")
     valid_users: int = Field(500, ge=10, le=1_000_000, description="Users per market that a look asks at most")
 
     @model_validator(mode="after")
@@ -282,7 +282,22 @@ def tuning_start(
     config=CatSrConfig,
 )
 class CatSr:
-    """Reads a user's history with attention that was learned on all markets and adapted to the target."""
+    """Reads a user's history with attention that was learned on all markets and adapted to the target.
+
+    CAT-SR (Wang et al., KDD 2024). Stage 1 learns item vectors and one transformer layer on all markets; stage 2 keeps the
+    vectors and the maps to queries and keys frozen, and trains the rest anew on the target, with adapters after both maps.
+    Our reading: there is no text, so vectors are learned; adapters are x + ReLU(W x + b) from zero, since the published
+    form can never be the identity; maps are carried with their biases. Items of a history are guessed from all others
+    (`context`), since the splits here hold out items from anywhere; `before` is as published, and so is `count` or
+    `relative` of `weighting`, which is off because it works against what is popular.
+
+    Measured (seed 0, leave-one-out, sampled-market): stage 1 alone reaches a mean validation NDCG@10 over the seven markets
+    of 0.512 after 22 passes, still rising, against 0.413 for popularity; a pass takes about 8 seconds on one core. Stage 2
+    on ca and uk, and test values there, were not measured: whether it beats popularity there is open.
+
+    Memory: item vectors and network x 3 with Adam, and a step's pairs x items for the softmax, which is half of an epoch's
+    cost: pairs * items * D.
+    """
 
     def __init__(self, config: CatSrConfig) -> None:
         self.config = config
