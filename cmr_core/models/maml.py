@@ -15,6 +15,7 @@ from cmr_core.models.ncf_training import OrderConfig, Plan, Scope, TowerConfig, 
 from cmr_core.models.neural import NeuralScorer, Tensors
 from cmr_core.models.pointwise import Batch, Layout, Rows, Steps, bce, count, cut, fit_steps, judge_by
 from cmr_core.models.registry import register
+from cmr_core.models.towers import lookup
 from cmr_core.spec import Frozen
 from cmr_core.training.monitor import shared_key
 
@@ -158,7 +159,7 @@ def meta_loss(weights: Tensors, batch: Tasks, inner_rate: float, *, first_order:
     codes = {"user": _first(user).view(markets, 2, pairs, 1), "item": _first(item).view(batch.item.shape)}
     rows = {"user": user, "item": item}
     network = {name: value for name, value in weights.items() if name not in TABLES}
-    copies = {name: weights[name][rows[name[:4]]] for name in TABLES}  # (M, n, d)
+    copies = {name: lookup(weights[name], rows[name[:4]]) for name in TABLES}  # (M, n, d)
 
     def loss(own: dict[str, torch.Tensor], users: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
         return bce(neumf(own, users, items))
@@ -183,7 +184,9 @@ def serve(
     theta = {name: value.detach().requires_grad_() for name, value in weights.items()}
     loss = bce(neumf(theta, drawn.user[:, None], drawn.item))
     gradient = torch.autograd.grad(loss, list(theta.values()))
-    stepped = {n: v.detach() - meta.inner_rate * g for (n, v), g in zip(theta.items(), gradient, strict=True)}
+    stepped = {
+        n: torch.add(v.detach(), g, alpha=-meta.inner_rate) for (n, v), g in zip(theta.items(), gradient, strict=True)
+    }
     return cut(stepped, layout, view)
 
 
