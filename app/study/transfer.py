@@ -111,7 +111,7 @@ def _best(single: pd.DataFrame) -> str:
         return ""
     row = single.iloc[0].to_dict()
     if row["valid"] <= 0:
-        return "use no source: on validation the target alone was better."
+        return "use no source: on validation none was better than the target alone."
     return f"use {row['source']} alone ({_effect(row)})."
 
 
@@ -120,7 +120,9 @@ def _signed(row: dict[Hashable, Any]) -> str:
 
 
 def _effect(row: dict[Hashable, Any]) -> str:
-    verb = "adds" if row["difference"] >= 0 else "takes"
+    if abs(row["difference"]) < 0.00005:
+        return "changes nothing"
+    verb = "adds" if row["difference"] > 0 else "takes"
     against = row["significant"] and (row["difference"] > 0) != (row["valid"] > 0)
     luck = ", significant" if row["significant"] else ""
     return f"{verb} {abs(row['difference']):.4f}{luck}" + (" and against what validation said" if against else "")

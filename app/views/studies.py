@@ -119,6 +119,9 @@ def _import(store: Store, name: str, data: bytes) -> None:
 
 def _offered(store: Store) -> None:
     st.subheader("Ready to launch", anchor=False)
+    st.caption(
+        "Times are for one worker. They come from earlier runs; a method that has never run here counts a minute."
+    )
     newest = queries.studies(store).drop_duplicates("name").set_index("name")["id"].to_dict()
     launched = {str(name): str(study) for name, study in newest.items()}
     stamp = tuple(sorted(queries.state_counts(store).items()))

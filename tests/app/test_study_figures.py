@@ -233,7 +233,7 @@ def test_where_all_sources_lose_on_validation_one_or_none_is_recommended() -> No
     one = transfer.advice(effects(valid=VALID | {"ca in uk": 0.2}), "jp", "EASE")
     assert one.startswith("use ca alone (adds 0.0500, significant).")
     none = transfer.advice(effects(valid=dict.fromkeys(LEVELS, 0.2) | {"": 0.5}), "jp", "EASE")
-    assert none.startswith("use no source: on validation the target alone was better.")
+    assert none.startswith("use no source: on validation none was better than the target alone.")
 
 
 # --- many methods ---------------------------------------------------------------------------------------------------
