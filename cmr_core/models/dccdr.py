@@ -18,7 +18,7 @@ from cmr_core.models.registry import Config, register
 
 
 class DCCDRConfig(Config):
-    """Settings of DCCDR. Learning rate, batch, L2 and epochs are ours, chosen on validation."""
+    """Settings of DCCDR. Learning rate, L2 and epochs are ours; paper: 1e-3, none, 200."""
 
     dimensions: int = Field(
         64, ge=2, le=4096, multiple_of=2, description="Length of each vector: one half invariant, the other specific"
@@ -30,11 +30,11 @@ class DCCDRConfig(Config):
     epoch_by: Literal["target", "source"] = Field(
         "target", description="The domain whose training pairs make one pass; the other one keeps step with it"
     )
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size")
-    l2: float = Field(0.0, ge=0, le=1, description="Weight decay on the vectors of each batch")
+    learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's step size")
+    l2: float = Field(1e-3, ge=0, le=1, description="Weight decay on the vectors of each batch")
     batch_size: int = Field(1024, ge=16, le=1_000_000, description="Training pairs of each domain per step")
-    epochs: int = Field(200, ge=1, le=5000, description="Passes over the training pairs at most")
-    eval_every: int = Field(5, ge=1, le=100, description="Passes between two looks at validation")
+    epochs: int = Field(100, ge=1, le=5000, description="Passes over the training pairs at most")
+    eval_every: int = Field(3, ge=1, le=100, description="Passes between two looks at validation")
     patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
 
     def training(self) -> Training:
@@ -123,6 +123,8 @@ class DCCDR:
     users; here items are the bridge, adjacency is normalised, and all sources are one domain.
     Cost of a step: 2 * layers sparse products over both graphs. Memory: (users + items of both domains) x D,
     twice for Adam; the square of the number of compared items.
+    Whether it beats popularity among 99 sampled items in ca and uk has not been measured; in `in` and `jp` it does
+    (NDCG@10 0.571 against 0.476, 0.473 against 0.315, one seed).
     """
 
     def __init__(self, config: DCCDRConfig) -> None:

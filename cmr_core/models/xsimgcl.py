@@ -14,7 +14,10 @@ from cmr_core.models.simgcl import SimGCLConfig, fit_contrasted
 
 
 class XSimGCLConfig(SimGCLConfig):
-    """Settings of XSimGCL: those of SimGCL with other defaults, and the layer to compare with."""
+    """Settings of XSimGCL: those of SimGCL, more noise, and the layer to compare with.
+
+    The paper has temperature 0.15 and contrast weight 0.2.
+    """
 
     noise: float = Field(0.2, ge=0, le=10, description="Length of the random vector added to every layer's vectors")
     contrast_layer: int = Field(1, ge=1, le=8, description="Layer whose vectors are compared with the final ones")
@@ -41,6 +44,8 @@ class XSimGCL:
     InfoNCE on one propagation with noise; scores are made without noise.
     Cost of a step: 2 * layers sparse products, as LightGCN, and B² * D for the contrast of B nodes.
     Memory: (users + items) x D, twice for Adam and once per layer; B² for the contrast.
+    Leave-one-out among 99 sampled items, NDCG@10 in uk: 0.553 with batch 1024, learning rate 0.01, L2 0.001 and
+    contrast weight 0.02 (popularity 0.438); the defaults were not measured there, and ca not at all.
     """
 
     def __init__(self, config: XSimGCLConfig) -> None:
