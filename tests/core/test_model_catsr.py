@@ -12,7 +12,8 @@ from cmr_core.errors import SpecError
 from cmr_core.evaluation.evaluate import Judge
 from cmr_core.interfaces import Arrays, Run
 from cmr_core.models.base import Factors
-from cmr_core.models.catsr import CARRIED, CatSr, CatSrConfig, Reader, pretrained, tuning_start
+from cmr_core.models.catsr import CARRIED, CatSr, Reader, pretrained, tuning_start
+from cmr_core.models.catsr_config import CatSrConfig
 from cmr_core.models.catsr_network import Network, last_vectors, popularity_weights, start, svd_items
 from cmr_core.models.pointwise import Layout
 from cmr_core.models.transformer import apply_layer, apply_norm
