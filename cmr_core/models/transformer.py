@@ -103,7 +103,7 @@ def attend(
     rate: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
-    """Softmax attention of heads (B, heads, L, d / heads), with dropout on its weights; queries may be fewer than keys."""
+    """Softmax attention of heads (B, heads, L, d / heads), with dropout on its weights; queries may be fewer."""
     if generator is None or rate == 0:
         mask = None if absent is None else ~absent[:, None, None, :]
         return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
