@@ -32,7 +32,7 @@ from cmr_core.data.files import read_corpus
 from cmr_core.data.layouts import Layout
 from cmr_core.data.market import Corpus
 from cmr_core.data.synthetic import synthetic
-from cmr_core.interfaces import FloatArray, IntArray, MarketView, Pairs, Progress, Run
+from cmr_core.interfaces import FloatArray, IntArray, ListScoring, MarketView, Pairs, Progress, Run
 from cmr_core.models.embedding import Training, fit_embedding, random_start
 from cmr_core.models.graph import market_graph
 from cmr_core.models.lightgcn import market_nodes
@@ -115,7 +115,9 @@ class NoRows:
 
     digest = "none"
 
-    def __call__(self, market: str, score: Callable[[IntArray], FloatArray]) -> float:
+    def __call__(
+        self, market: str, score: Callable[[IntArray], FloatArray] | ListScoring, *, users: int | None = None
+    ) -> float:
         """Nothing to judge by."""
         return float("nan")
 

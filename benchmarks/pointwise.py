@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -97,13 +97,16 @@ def ours(view: MarketView, sizes: Sizes, steps: Steps) -> Trained:
 
 def recbole(view: MarketView, sizes: Sizes, steps: Steps, python: str) -> Trained:
     """RecBole's NeuMF in its own environment."""
-    start = {name: value.detach().numpy() for name, value in begin(sizes).items()}
+    start: dict[str, Any] = {name: value.detach().numpy() for name, value in begin(sizes).items()}
     same = same_rows(view, steps.batch_size)
     job = steps.model_dump() | {"dimensions": sizes.dimensions, "tower": sizes.tower[1:], "negatives": NEGATIVES}
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         np.savez(where / "pairs.npz", user=view.train.user, item=view.train.item)
-        given = {"rows.user": torch.cat([b.user for b in same]), "rows.item": torch.cat([b.item for b in same])}
+        given: dict[str, Any] = {
+            "rows.user": torch.cat([b.user for b in same]),
+            "rows.item": torch.cat([b.item for b in same]),
+        }
         np.savez(where / "start.npz", **start, **{name: value.numpy() for name, value in given.items()})
         (where / "job.json").write_text(json.dumps(job | {"n_users": view.n_users, "n_items": view.n_items}))
         call = [python, str(PEER.resolve()), folder]
