@@ -43,6 +43,8 @@ class DTCDR:
     DTCDR (Zhu et al., CIKM 2019), with NeuMF in both domains and w * loss_s + (1 - w) * loss_t. The paper's domains
     share users, whose vectors it combines; here items are the bridge, and there are no documents. A target user is
     reached by the sources only through the vectors of shared items.
+    Beats popularity on ca and uk under leave-one-out with sampled-market candidates; under events with the whole
+    catalogue it stays below popularity on in and jp.
     Parameters: (users + items of the sources + items of the target) * d + 2 networks. Memory: four times that.
     """
 
