@@ -74,7 +74,9 @@ class MAML:
     Finn et al. (ICML 2017) with markets as tasks, as in Bonab et al. (CIKM 2021): theta' = theta - a * grad L(support),
     and Adam on the mean over markets of L(query; theta'). It begins from NeuMF on all markets, and serves the target
     after one inner step on its training pairs (the public code steps on validation pairs). All targets share the
-    training. Memory: NeuMF's. A step: about six times NeuMF's on the same examples, half of them a support.
+    training. With the defaults, validation kept the start (NeuMF on all markets) in the one seed that was tried, so
+    only the step at the end adapts. Memory: NeuMF's. A step: about six times NeuMF's on the same examples, half of them
+    a support.
     """
 
     def __init__(self, config: MAMLConfig) -> None:

@@ -9,7 +9,17 @@ from typing import Literal
 from pydantic import Field
 
 from cmr_core.interfaces import Recommender, Run, Task
-from cmr_core.models.ncf_training import GMFConfig, Kind, OrderConfig, Plan, Scope, TowerConfig, served, trained
+from cmr_core.models.ncf_training import (
+    GMFConfig,
+    Kind,
+    MLPConfig,
+    OrderConfig,
+    Plan,
+    Scope,
+    TowerConfig,
+    served,
+    trained,
+)
 from cmr_core.models.registry import register
 
 
@@ -21,7 +31,7 @@ class MAGMFConfig(GMFConfig, OrderConfig):
         return super().plan().model_copy(update={"market_vectors": "one"})
 
 
-class MAMLPConfig(TowerConfig, OrderConfig):
+class MAMLPConfig(MLPConfig, OrderConfig):
     """Settings of MA-MLP."""
 
     def plan(self) -> Plan:
@@ -47,6 +57,8 @@ class MAGMF:
 
     Bhargav et al. (ECIR 2023). All targets share one training. Parameters: those of GMF and markets * d. The published
     code draws the market vectors from N(0, 1), which turns dimensions off or around at random; here they begin at 1.
+    It hardly beats popularity on ca (leave-one-out, 99 negatives, one seed: NDCG@10 .379 and .378; uk .498 and .438);
+    step sizes of .001 and .003 were tried.
     """
 
     def __init__(self, config: MAGMFConfig) -> None:

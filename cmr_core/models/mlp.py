@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from cmr_core.interfaces import Recommender, Run, Task
-from cmr_core.models.ncf_training import OrderConfig, Scope, TowerConfig, served, trained
+from cmr_core.models.ncf_training import MLPConfig, OrderConfig, Scope, served, trained
 from cmr_core.models.registry import register
 
 
-class MLPAllConfig(TowerConfig, OrderConfig):
+class MLPAllConfig(MLPConfig, OrderConfig):
     """Settings of MLP on all markets."""
 
 
 @register(
-    "mlp", label="MLP, target only", family="single-market", color="#c7a76c", config=TowerConfig, uses_sources=False
+    "mlp", label="MLP, target only", family="single-market", color="#c7a76c", config=MLPConfig, uses_sources=False
 )
 class MLP:
     """A network reads the vectors of a user and an item of the target market and scores the pair.
@@ -21,7 +21,7 @@ class MLP:
     Parameters: (users + items) * d + 3,841 at d = 8. Memory: three times that. Scoring: about 4,000 products a pair.
     """
 
-    def __init__(self, config: TowerConfig) -> None:
+    def __init__(self, config: MLPConfig) -> None:
         self.config = config
 
     def fit(self, task: Task, run: Run) -> Recommender:

@@ -83,6 +83,12 @@ class TowerConfig(GMFConfig):
     )
 
 
+class MLPConfig(TowerConfig):
+    """Settings of MLP on the target market."""
+
+    pretrain: bool = Field(True, description="Start from the vectors of GMF, trained first; better on ca and uk")
+
+
 class OrderConfig(Config):
     """How the markets' pairs make an epoch."""
 
