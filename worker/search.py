@@ -130,7 +130,7 @@ def _dimension(optuna: Any, info: MethodInfo, text: str) -> tuple[str, Any]:
 
 
 def _bounds(schema: dict[str, Any]) -> tuple[float, float]:
-    low = schema.get("minimum", SMALLEST if schema.get("exclusiveMinimum") == 0 else None)
+    low = schema.get("minimum", schema["exclusiveMinimum"] + SMALLEST if "exclusiveMinimum" in schema else None)
     high = schema.get("maximum", schema["exclusiveMaximum"] - SMALLEST if "exclusiveMaximum" in schema else None)
     if low is None or high is None:
         raise ValueError("open range")
