@@ -64,7 +64,7 @@ def durations(runs: pd.DataFrame) -> pd.DataFrame:
     """Median seconds of a run and the numbers that its last stage updates or solves for, per method and market."""
     seconds = runs.pivot_table(index="label", columns="target", values="seconds", aggfunc="median")
     spent = runs.assign(updated=runs["parameters"].map(comparison.updated)).groupby("label")["updated"].max()
-    return seconds.map("{:.1f}".format).assign(updated=spent.map(words.count))
+    return seconds.map("{:.1f}".format, na_action="ignore").fillna("—").assign(updated=spent.map(words.count))
 
 
 def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
