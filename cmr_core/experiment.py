@@ -37,7 +37,7 @@ class Outcome:
     valid: Evaluation
     curves: list[tuple[str, int, str, float]]  # stage, step, metric, value
     stages: list[StageTime]
-    environment: dict[str, str]  # versions, hardware, and what memory the run took where the system tells it
+    environment: dict[str, str]  # versions, hardware, processor time and peak memory of the run's last attempt
     seconds: float
 
 
@@ -52,7 +52,7 @@ def run(
     Raises SpecError (a market, method, setting or list that does not exist), DataError (a corpus that cannot be split,
     or lists that do not fit it), DeviceError, TrainingError, Cancelled.
     """
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), time.process_time()
     method = check(spec, corpus)
     device = torch_device(spec.budget.device)
     memory = PeakMemory(device)
@@ -70,7 +70,7 @@ def run(
     test = exam.take(recommender, "test")
     _step(recorder, "evaluate", 2, 2)
     seconds = time.perf_counter() - started
-    around = environment(device) | memory.mib()
+    around = environment(device) | memory.mib() | {"processor_seconds": f"{time.process_time() - busy:.2f}"}
     return Outcome(recommender, test, valid, recorder.curves, recorder.stages, around, seconds)
 
 
