@@ -108,21 +108,23 @@ def _send(task: str, key: str, queue: str, limit: int) -> bool:
 
 
 def deliver(store: Store, run_ids: Iterable[str]) -> int:
-    """Send queued runs, note when, and return how many went out. Stops at the first sign that the broker is away."""
-    sent = 0
+    """Send queued runs, note when, and return how many need no sending any more: those sent here, and those that the
+    reaper has sent or a worker has taken meanwhile. Stops at the first sign that the broker is away."""
+    done = 0
     for run_id in run_ids:
         with store.read() as session:
             row = session.execute(
                 select(RunRow.device, RunRow.spec).where(RunRow.id == run_id, RunRow.state.in_(("queued", "lost")))
             ).one_or_none()
         if row is None:
+            done += 1
             continue
         if not enqueue(run_id, row.device, Budget.model_validate(row.spec["budget"]).max_seconds):
             break
         with store.begin() as session:
             session.execute(update(RunRow).where(RunRow.id == run_id).values(sent_at=now()))
-        sent += 1
-    return sent
+        done += 1
+    return done
 
 
 def waiting() -> set[str] | None:

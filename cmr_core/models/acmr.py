@@ -118,8 +118,10 @@ class Stage:
         steps: Steps,
         views: Sequence[MarketView],
         judges: Sequence[MarketView],
+        *,
+        along: str | None = None,
     ) -> Arrays:
-        """Train on the pairs of `views`, judged by the mean validation value of `judges`."""
+        """Train on the pairs of `views`, judged by the mean validation value of `judges`; `along` as in `fit_steps`."""
         c = self.config
         reader = Reader(
             self.histories, c.heads, Noise(c.dropout, generator), with_candidate=c.history_includes_candidate
@@ -138,6 +140,7 @@ class Stage:
             generator,
             steps,
             self.run,
+            along=along,
         )
 
     def served(self, weights: Parameters, view: MarketView) -> Parameters:
@@ -198,16 +201,19 @@ class ACMR:
     def _pretrained(self, stage: Stage, task: Task, run: Run) -> Arrays:
         c = self.config
         views = {"all": task.markets, "target-only": (task.target,), "without-target": task.sources}[c.pretrain]
-        judges = views if c.pretrain_stop == "mean" else (task.target,)
+        by_target = c.pretrain_stop == "target"
+        judges = (task.target,) if by_target else views
         settings = c.model_dump(exclude={name for name in ACMRConfig.model_fields if name.startswith("finetune")})
-        names = [[view.name for view in some] for some in (views, judges)]
+        # where the target judges, its rule decides when to stop and not what is trained: the passes are shared
+        rule = "" if by_target else run.validate.digest
+        names = [[view.name for view in some] for some in (views, () if by_target else judges)]
         kind = run.device.partition(":")[0]
-        key = shared_key(
-            "pretraining", NAME, task.digest, run.validate.digest, sorted(settings.items()), names, run.seed, kind
-        )
+        key = shared_key("pretraining", NAME, task.digest, rule, sorted(settings.items()), names, run.seed, kind)
 
         def build() -> Arrays:
             generator = stage.fresh()
-            return stage.train("pretraining", stage.initial(generator), generator, c.first(), views, judges)
+            start = stage.initial(generator)
+            along = key if by_target else None
+            return stage.train("pretraining", start, generator, c.first(), views, judges, along=along)
 
-        return run.monitor.shared(key, build)
+        return build() if by_target else run.monitor.shared(key, build)

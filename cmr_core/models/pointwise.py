@@ -18,7 +18,7 @@ from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import adam
-from cmr_core.training.loop import Schedule, train
+from cmr_core.training.loop import Schedule, train, train_along
 
 B = TypeVar("B")
 
@@ -168,10 +168,12 @@ def fit_steps(
     *,
     rates: Mapping[str, float] | None = None,
     clip: float | None = None,
+    along: str | None = None,
 ) -> Arrays:
     """Adam on the mean `loss` of each batch of an epoch; everything random comes from `generator`.
 
-    `clip` bounds the norm of the whole gradient. Returns the parameters at the best validation value, and `best` (2,),
+    `clip` bounds the norm of the whole gradient. `along`: the key of `training.loop.train_along`, where runs that are
+    judged differently train alike. Returns the parameters at the best validation value, and `best` (2,),
     its epoch and value. Raises as `training.loop.train`.
     """
     model = adam(parameters, steps.learning_rate, generator, weight_decay=steps.weight_decay, rates=rates)
@@ -189,7 +191,10 @@ def fit_steps(
             losses.append(found.detach())
         return {"loss": float(torch.stack(losses).mean())}
 
-    trained = train(stage, model, epoch, validate, run.monitor, steps.schedule)
+    if along is None:
+        trained = train(stage, model, epoch, validate, run.monitor, steps.schedule)
+    else:
+        trained = train_along(stage, model, epoch, validate, run.monitor, steps.schedule, along)
     best = np.array([trained.best_epoch, trained.best_value], dtype=np.float64)
     return {name: value.cpu().numpy() for name, value in trained.best.items()} | {"best": best}
 

@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 
 from cmr_core.errors import Cancelled, TrainingError
 from cmr_core.interfaces import Monitor, Progress
 from cmr_core.training.checkpoint import Position, Trainable, pack, unpack
+from cmr_core.training.monitor import shared_key
 
 CHECKPOINT_SECONDS = 20.0  # at most this much work is lost; writing one takes some hundredths of a second
 
@@ -72,19 +74,71 @@ def train(
             # a worker that is asked to make way goes on from here, not from the last regular checkpoint
             monitor.checkpoint(stage, pack(model, position))
             raise Cancelled(f"Stopped on request during stage {stage!r}.")
-        metrics = dict(epoch())
-        position.epoch += 1
-        if not math.isfinite(metrics["loss"]):
-            raise TrainingError(
-                f"The loss of stage {stage!r} is {metrics['loss']} in epoch {position.epoch}.",
-                hint="Lower the learning rate, or look for extreme settings.",
-            )
+        metrics = _pass(stage, epoch, position)
         if position.epoch % schedule.eval_every == 0 or position.epoch == schedule.epochs:
             metrics["valid"] = _judge(model, position, validate, schedule)
         if time.monotonic() - saved >= schedule.checkpoint_seconds:
             monitor.checkpoint(stage, pack(model, position))
             saved = time.monotonic()
         monitor.report(Progress(stage, position.epoch, schedule.epochs, _finite(metrics)))
+    return _ended(model, position)
+
+
+def train_along(
+    stage: str,
+    model: Trainable,
+    epoch: Callable[[], Mapping[str, float]],
+    validate: Callable[[], float],
+    monitor: Monitor,
+    schedule: Schedule,
+    key: str,
+) -> Trained:
+    """As `train`, along states that all runs with the same `key` share: they train alike and stop each on its own.
+
+    `key` names everything that decides the passes, not what judges them. The state after each `schedule.eval_every`
+    passes is built by whoever comes there first and read by the others, so that seven targets with rules of their own
+    cost the passes of the longest one, not the sum. The shared states are the checkpoints: an interrupted run walks
+    along them again, judges again, and ends with the same arrays. Storage: parameters and moments at each look.
+    Raises as `train`.
+    """
+    position = Position()
+    value = _judge(model, position, validate, schedule)
+    monitor.report(Progress(stage, 0, schedule.epochs, _finite({"valid": value})))
+    while position.epoch < schedule.epochs and position.bad < schedule.patience:
+        start = position.epoch
+        stop = min(start + schedule.eval_every, schedule.epochs)
+
+        def build(start: int = start, stop: int = stop) -> dict[str, np.ndarray]:
+            there = Position(epoch=start)
+            while there.epoch < stop:
+                if monitor.cancelled():
+                    raise Cancelled(f"Stopped on request during stage {stage!r}.")
+                metrics = _pass(stage, epoch, there)
+                if there.epoch < stop:
+                    monitor.report(Progress(stage, there.epoch, schedule.epochs, _finite(metrics)))
+            return {**pack(model, there), "loss": np.array([metrics["loss"]])}
+
+        if monitor.cancelled():
+            raise Cancelled(f"Stopped on request during stage {stage!r}.")
+        arrays = monitor.shared(shared_key(stage, key, stop), build)
+        position.epoch = unpack(model, arrays).epoch  # also by who built it: what is read is what was written
+        metrics = {"loss": float(arrays["loss"][0]), "valid": _judge(model, position, validate, schedule)}
+        monitor.report(Progress(stage, position.epoch, schedule.epochs, _finite(metrics)))
+    return _ended(model, position)
+
+
+def _pass(stage: str, epoch: Callable[[], Mapping[str, float]], position: Position) -> dict[str, float]:
+    metrics = dict(epoch())
+    position.epoch += 1
+    if not math.isfinite(metrics["loss"]):
+        raise TrainingError(
+            f"The loss of stage {stage!r} is {metrics['loss']} in epoch {position.epoch}.",
+            hint="Lower the learning rate, or look for extreme settings.",
+        )
+    return metrics
+
+
+def _ended(model: Trainable, position: Position) -> Trained:
     best = position.best if position.best_epoch >= 0 else model.snapshot()
     return Trained(best, position.best_epoch, position.best_value, position.epoch)
 

@@ -270,8 +270,17 @@ def test_one_pretraining_serves_all_targets_unless_it_stops_on_the_target() -> N
 
     assert built() == 1
     assert built(finetune_epochs=1) == 1
-    assert built(pretrain_stop="target") == 2
     assert built(pretrain="without-target") == 2
+
+
+def test_targets_that_stop_on_their_own_share_the_passes_up_to_there() -> None:
+    monitor = QuietMonitor()
+    shared = {"epochs": 4, "eval_every": 1, "pretrain_stop": "target", "finetune": False, "patience": 50}
+    one, two = (fit(SPLIT.task(name, sorted({"ca", "de", "uk"} - {name})), monitor, **shared) for name in ("uk", "de"))
+    assert len(monitor.store) == 4
+    np.testing.assert_array_equal(one.weights["layer.0.up.weight"], two.weights["layer.0.up.weight"])
+    together = fit(**{**shared, "pretrain_stop": "mean"})
+    np.testing.assert_array_equal(one.weights["layer.0.up.weight"], together.weights["layer.0.up.weight"])
 
 
 def test_stages_are_those_that_the_settings_name() -> None:

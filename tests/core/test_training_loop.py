@@ -11,7 +11,7 @@ import torch
 
 from cmr_core.errors import Cancelled, IntegrityError, TrainingError
 from cmr_core.training.checkpoint import Trainable, adam
-from cmr_core.training.loop import Schedule, Trained, train
+from cmr_core.training.loop import Schedule, Trained, train, train_along
 from cmr_core.training.monitor import QuietMonitor
 
 
@@ -164,3 +164,49 @@ def test_adam_minimises() -> None:
     schedule = Schedule(300, patience=300)
     trained = train("stage", model, make_epoch(model), closeness(model), QuietMonitor(), schedule)
     np.testing.assert_allclose(trained.best["leaf"].numpy(), 1, atol=0.15)
+
+
+def along(monitor: QuietMonitor, patience: int = 50, judge: Callable[[], float] | None = None) -> Trained:
+    model = make_model()
+    schedule = Schedule(11, eval_every=2, patience=patience)
+    return train_along("stage", model, make_epoch(model), judge or closeness(model), monitor, schedule, "key")
+
+
+def test_walking_along_shared_states_ends_like_training_alone() -> None:
+    alone, shared = run(QuietMonitor(), 11), along(QuietMonitor())
+    assert shared.best["leaf"].numpy().tobytes() == alone.best["leaf"].numpy().tobytes()
+    assert (shared.best_epoch, shared.best_value, shared.epochs) == (alone.best_epoch, alone.best_value, alone.epochs)
+
+
+@pytest.mark.parametrize("reports", [1, 2, 5, 6, 11])
+def test_a_walk_interrupted_anywhere_ends_with_the_same_bits(reports: int) -> None:
+    whole = along(QuietMonitor())
+    monitor = QuietMonitor(cancel_after=reports)
+    with pytest.raises(Cancelled):
+        along(monitor)
+    monitor.cancel_after = None
+    resumed = along(monitor)
+    assert resumed.best["leaf"].numpy().tobytes() == whole.best["leaf"].numpy().tobytes()
+    assert (resumed.best_epoch, resumed.best_value) == (whole.best_epoch, whole.best_value)
+
+
+def test_who_stops_early_and_who_stops_late_pay_for_the_longer_walk_only() -> None:
+    monitor = QuietMonitor()
+    early = along(monitor, patience=1, judge=lambda: 0.0)
+    assert early.epochs == 2
+    assert len(monitor.store) == 1
+    late = along(monitor)
+    assert late.epochs == 11
+    assert len(monitor.store) == 6
+    assert late.best["leaf"].numpy().tobytes() == along(QuietMonitor()).best["leaf"].numpy().tobytes()
+
+
+def test_a_walk_reports_every_pass_once_and_stops_on_a_loss_that_is_no_number() -> None:
+    monitor = QuietMonitor()
+    along(monitor)
+    assert [progress.done for progress in monitor.progress] == list(range(12))
+    model = make_model()
+    with pytest.raises(TrainingError, match="nan"):
+        train_along(
+            "stage", model, lambda: {"loss": math.nan}, closeness(model), QuietMonitor(), Schedule(4), "other key"
+        )
