@@ -16,16 +16,17 @@ SIMPLE = ("reference", "single-market")
 STRONGEST = "strongest"  # the reference that may be another method in each market
 RESAMPLES = 2000
 CELL = ["label", "method", "target", "mean", "low", "high", "n", "seeds", "date"]
-TEST = ["reference", "difference", "diff_low", "diff_high", "effect", "wins", "ties", "losses", "p_holm", "significant"]
+TEST = ["reference", "difference", "diff_low", "diff_high", "effect", "wins", "ties", "losses", "p_wilcoxon"]
+FAMILY = ["p_holm", "significant"]  # what the tests of a whole table say together
 PAPERS = {"ratio": "DCMPT paper, table 1", "leave-one-out": "ACMR paper, table 3"}  # by the split they come nearest to
 PerUser = Callable[[str, str], pd.DataFrame]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The cells of one methods-by-markets table: columns CELL + TEST + `place` (1 is best in its market).
+    """The cells of one methods-by-markets table: columns CELL + TEST + FAMILY + `place` (1 is best in its market).
 
-    TEST columns are empty in the row of the reference and where there is none.
+    TEST and FAMILY columns are empty in the row of the reference and where there is none.
     """
 
     metric: str
@@ -78,13 +79,13 @@ def compare(
 
 def assemble(metric: str, parts: Sequence[pd.DataFrame]) -> Comparison:
     """One table from its markets' cells (see `market`): p-values corrected together, best method first."""
-    cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*CELL, *TEST, "p_wilcoxon"])
+    cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*CELL, *TEST])
     tests = adjust(cells.astype({"p_wilcoxon": float}))
     tests["place"] = tests.groupby("target")["mean"].rank(ascending=False, method="min")
     order = tests.groupby("label")["mean"].mean().sort_values(ascending=False).index
     tests["label"] = pd.Categorical(tests["label"], categories=list(order), ordered=True)
     ordered = tests.sort_values(["label", "target"], ignore_index=True)
-    return Comparison(metric, ordered.astype({"label": object})[[*CELL, *TEST, "place"]])
+    return Comparison(metric, ordered.astype({"label": object})[[*CELL, *TEST, *FAMILY, "place"]])
 
 
 def means(results: pd.DataFrame) -> pd.DataFrame:
@@ -98,7 +99,7 @@ def means(results: pd.DataFrame) -> pd.DataFrame:
 def market(
     target: str, runs: pd.DataFrame, metric: str, per_user: PerUser, families: Mapping[str, str], reference: str
 ) -> pd.DataFrame:
-    """The cells of one market, arguments as for `compare`: columns CELL + TEST + p_wilcoxon, not yet corrected.
+    """The cells of one market, arguments as for `compare`: columns CELL + TEST, p-values not yet corrected.
 
     About 0.2 s for ten methods with three seeds on 2,000 users. Raises SpecError.
     """
@@ -123,12 +124,12 @@ def market(
     cells = pd.DataFrame(rows, columns=CELL)
     base = _reference(cells, families, reference)
     if base is None:
-        return cells.reindex(columns=[*CELL, *TEST, "p_wilcoxon"])
+        return cells.reindex(columns=[*CELL, *TEST])
     tests = against(series, base, resamples=RESAMPLES).rename(
         columns={"method": "label", "low": "diff_low", "high": "diff_high"}
     )
     tests = tests.drop(columns=["n", "mean"]).assign(reference=base)
-    return cells.merge(tests, on="label", how="left").reindex(columns=[*CELL, *TEST, "p_wilcoxon"])
+    return cells.merge(tests, on="label", how="left").reindex(columns=[*CELL, *TEST])
 
 
 def _tables(runs: pd.DataFrame, per_user: PerUser) -> list[pd.DataFrame]:

@@ -1,7 +1,11 @@
-"""The tables of docs/results.md from finished runs: `python -m app.report STUDY`.
+"""The tables of docs/results.md: from finished runs to `results.csv`, and from that file alone to the tables.
 
-Writes `results.csv` (one line per configuration, market and protocol) and, behind the mark in `results.md`, the
-tables; the same figures as the page Compare, made by the same functions. What stands before the mark is kept.
+    python -m app.report STUDY          # the study's finished runs
+    python -m app.report STUDY --add    # and what `results.csv` holds of other methods, markets and protocols
+
+`results.csv` has one line per configuration, market, protocol and metric, as the page Compare shows it and made by the
+same functions, with the value of each seed, the cost and the date. With `--add` a long table can be made in several
+sittings. In `results.md` the tables stand behind a mark; what stands before it is kept.
 """
 
 from __future__ import annotations
@@ -10,6 +14,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from app import comparison, exports, queries, words
@@ -23,6 +28,9 @@ from worker.store.studies import list_studies, study_spec
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
 METRICS = ("ndcg@10", "recall@10")
+KEY = ["protocol", "metric", "label", "target"]
+COST = ["seconds", "processor_seconds", "updated"]
+POPULARITY = "popularity"
 
 
 def study_results(store: Store, name: str, metric: str) -> dict[str, pd.DataFrame]:
@@ -31,20 +39,55 @@ def study_results(store: Store, name: str, metric: str) -> dict[str, pd.DataFram
     if not found:
         raise NotFoundError(f"There is no study {name!r}.", hint="`cmr studies` lists them.")
     corpus = get_corpus(store, study_spec(found[0]).corpus)
-    mine = set(queries.runs(store, study=found[0].id, limit=5000)[0]["id"])
+    mine = queries.study_runs(store, found[0].id).set_index("run_id")
+    around = mine["environment"].map(lambda known: float((known or {}).get("processor_seconds", "nan")))
     tables = {}
     for row in queries.protocols(store, corpus.digest).itertuples():
         runs = queries.results(store, corpus.digest, str(row.protocol), metric)
-        runs = runs[runs["run_id"].isin(mine)]
+        runs = runs[runs["run_id"].isin(mine.index)]
         if len(runs):
-            tables[str(row.text)] = comparison.label_rows(runs, market_names(corpus))
+            labelled = comparison.label_rows(runs, market_names(corpus))
+            tables[str(row.text)] = labelled.assign(processor_seconds=labelled["run_id"].map(around))
     return tables
+
+
+def rows(store: Store, study: str) -> pd.DataFrame:
+    """The lines of `results.csv` that the study's finished runs make. Raises NotFoundError."""
+    parts = []
+    for metric in METRICS:
+        for text, runs in study_results(store, study, metric).items():
+            parts.append(comparison.export_rows(compared(store, runs, metric), text).merge(_costs(runs)))
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEY)
 
 
 def compared(store: Store, runs: pd.DataFrame, metric: str) -> comparison.Comparison:
     """The methods-by-markets comparison of these runs, against each market's strongest single-market method."""
-    families = {name: info.family for name, info in registry.load().items()}
-    return comparison.compare(runs, metric, lambda run, _: load_table(store, run, "per_user"), families)
+    return comparison.compare(runs, metric, lambda run, _: load_table(store, run, "per_user"), _families())
+
+
+def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
+    """The new lines, and the old ones of which there is no new one.
+
+    An old line's test against another reference than the market's present one is not taken over.
+    """
+    theirs = pd.MultiIndex.from_frame(old[KEY])
+    both = pd.concat([new, old[~theirs.isin(pd.MultiIndex.from_frame(new[KEY]))]], ignore_index=True)
+    simple = both["method"].map(lambda name: _families().get(str(name)) in comparison.SIMPLE)
+    best = both[simple].sort_values("mean").groupby(["protocol", "metric", "target"])["label"].last()
+    place = pd.MultiIndex.from_frame(both[["protocol", "metric", "target"]])
+    present = pd.Series(best.reindex(place).to_numpy(), index=both.index)
+    stale = both["reference"].notna() & (both["reference"] != present)
+    both.loc[stale, [*comparison.TEST]] = np.nan
+    return both
+
+
+def sections(lines: pd.DataFrame) -> Iterator[str]:
+    """Markdown of each metric and protocol, from the lines of `results.csv`."""
+    for metric in METRICS:
+        for text in dict.fromkeys(lines["protocol"]):
+            mine = lines[(lines["metric"] == metric) & (lines["protocol"] == text)]
+            if len(mine):
+                yield "\n\n".join(_section(mine, metric, str(text)))
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -60,11 +103,29 @@ def grid(found: comparison.Comparison) -> pd.DataFrame:
     return text.where(style != "best", "**" + text + "**")
 
 
-def durations(runs: pd.DataFrame) -> pd.DataFrame:
-    """Median seconds of a run and the numbers that its last stage updates or solves for, per method and market."""
-    seconds = runs.pivot_table(index="label", columns="target", values="seconds", aggfunc="median")
-    spent = runs.assign(updated=runs["parameters"].map(comparison.updated)).groupby("label")["updated"].max()
-    return seconds.map("{:.1f}".format, na_action="ignore").fillna("—").assign(updated=spent.map(words.count))
+def durations(lines: pd.DataFrame) -> pd.DataFrame:
+    """Processor seconds of a run, its sum over markets, and the scalars that its last stage updates or solves for."""
+    seconds = lines.pivot_table(index="label", columns="target", values="processor_seconds", dropna=False)
+    whole = seconds.sum(axis=1, skipna=False).map("{:.0f}".format).replace("nan", "—")
+    spent = lines.groupby("label")["updated"].max()
+    shown = seconds.map("{:.1f}".format, na_action="ignore").astype(object).fillna("—")
+    return shown.assign(all=whole, updated=spent.map(words.count))
+
+
+def below_popularity(lines: pd.DataFrame) -> str:
+    """The methods that learn and have a lower mean than the target's popularity, in the two largest markets."""
+    families = _families()
+    largest = lines.groupby("target")["users"].max().sort_values(ascending=False).index[:2]
+    parts = []
+    for target in largest:
+        mine = lines[lines["target"] == target].sort_values("mean", ascending=False)
+        base = mine[mine["method"] == POPULARITY]["mean"]
+        learns = mine["method"].map(lambda name: families.get(str(name)) != "reference")
+        if len(base):
+            below = mine[learns & (mine["mean"] < base.iloc[0])]
+            names = [f"{row.label} ({row.mean:.4f})" for row in below.itertuples()]
+            parts.append(f"{target} ({base.iloc[0]:.4f}): {', '.join(names) or 'none'}.")
+    return " ".join(["Methods that learn and stay below *Popularity*, in the two largest markets.", *parts])
 
 
 def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
@@ -77,34 +138,15 @@ def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
     return wide.reindex(columns=found.targets).map("{:.4f}".format)
 
 
-def sections(store: Store, study: str) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Markdown of each protocol and metric, with the flat rows behind it."""
-    for metric in METRICS:
-        for text, runs in study_results(store, study, metric).items():
-            found = compared(store, runs, metric)
-            parts = [f"### {text}: {words.metric(metric)}", found.note(), markdown(grid(found))]
-            papers = paper_rows(text, found)
-            if len(papers):
-                parts += [
-                    "As the paper reports it, under its own protocol and never mixed with ours:",
-                    markdown(papers),
-                ]
-            if metric == METRICS[0]:
-                parts += [
-                    "Median seconds of a run, and scalars that its last stage updates:",
-                    markdown(durations(runs)),
-                ]
-            yield "\n\n".join(parts), comparison.export_rows(found, text)
-
-
-def write(store: Store, study: str, folder: Path) -> None:
-    """Renew `results.md` behind its mark, and `results.csv`."""
-    found = list(sections(store, study))
-    page = folder / "results.md"
+def write(store: Store, study: str, folder: Path, *, add: bool = False) -> None:
+    """Renew `results.csv`, and `results.md` behind its mark. Raises NotFoundError."""
+    page, table = folder / "results.md", folder / "results.csv"
+    lines = rows(store, study)
+    if add and table.exists():
+        lines = added(lines, pd.read_csv(table))
+    table.write_bytes(exports.csv(lines))
     before = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Results\n\n"
-    page.write_text("\n\n".join([before + MARK, *(text for text, _ in found)]) + "\n", encoding="utf-8")
-    rows = pd.concat([frame for _, frame in found], ignore_index=True)
-    (folder / "results.csv").write_bytes(exports.csv(rows))
+    page.write_text("\n\n".join([before + MARK, *sections(pd.read_csv(table))]) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -112,9 +154,39 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m app.report", description=main.__doc__)
     parser.add_argument("study", help="name or id of a study")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder with results.md")
+    parser.add_argument("--add", action="store_true", help="keep the lines of results.csv that the study has not")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    write(open_store(), options.study, options.out)
+    write(open_store(), options.study, options.out, add=options.add)
+
+
+def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
+    named = lines.rename(columns={"ci95_low": "low", "ci95_high": "high", "users": "n"})
+    found = comparison.assemble(metric, [named.assign(date=pd.to_datetime(named["date"]))])
+    yield f"### {text}: {words.metric(metric)}"
+    yield found.note()
+    yield markdown(grid(found))
+    yield below_popularity(lines)
+    papers = paper_rows(text, found)
+    if len(papers):
+        yield "As the paper reports it, under its own protocol and never mixed with ours:"
+        yield markdown(papers)
+    if metric == METRICS[0]:
+        yield "Processor seconds of a run, shared stages where they are built, and scalars updated last:"
+        yield markdown(durations(lines))
+
+
+def _costs(runs: pd.DataFrame) -> pd.DataFrame:
+    """By label and target: each seed's value, and what a run costs."""
+    spent = runs.assign(updated=runs["parameters"].map(comparison.updated))
+    groups = spent.sort_values("seed").groupby(["label", "target"])
+    by_seed = groups["value"].agg(lambda values: " ".join(f"{value:.6f}" for value in values)).rename("by_seed")
+    # a shared stage is built in one of the seeds' or markets' runs: the mean hides nothing, a median would
+    return groups[COST].mean().join(by_seed).reset_index()
+
+
+def _families() -> dict[str, str]:
+    return {name: info.family for name, info in registry.load().items()}
 
 
 if __name__ == "__main__":

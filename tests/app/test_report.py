@@ -30,6 +30,42 @@ def test_the_tables_hold_the_stores_means_and_keep_what_stands_before_them(store
         assert f"### {protocol}: NDCG@10" in text
 
 
+def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store: Store, tmp_path: Path) -> None:
+    study = list_studies(store)[-1].name
+    report.write(store, study, tmp_path)
+    once, page = pd.read_csv(tmp_path / "results.csv"), (tmp_path / "results.md").read_text(encoding="utf-8")
+    report.write(store, study, tmp_path, add=True)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), once)
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == page
+    other = once.assign(label="Earlier " + once["label"], mean=0.001, reference="Somebody else")
+    pd.concat([once.assign(mean=0.5), other]).to_csv(tmp_path / "results.csv", index=False)
+    report.write(store, study, tmp_path, add=True)
+    lines = pd.read_csv(tmp_path / "results.csv")
+    assert len(lines) == len(once) + len(other)
+    assert lines["mean"].iloc[: len(once)].to_numpy() == pytest.approx(once["mean"].to_numpy())
+    kept = lines[lines["label"].str.startswith("Earlier ")]
+    assert kept["reference"].isna().all()  # it was tested against another reference
+    assert "| Earlier " in (tmp_path / "results.md").read_text(encoding="utf-8")
+
+
+def test_each_line_has_the_value_of_each_seed(store: Store) -> None:
+    lines = report.rows(store, list_studies(store)[-1].name)
+    for line in lines.itertuples():
+        values = [float(value) for value in str(line.by_seed).split()]
+        assert len(values) == line.seeds
+        assert sum(values) / len(values) == pytest.approx(line.mean, abs=1e-6)
+
+
+def test_methods_below_popularity_are_named_in_the_two_largest_markets() -> None:
+    lines = pd.DataFrame(
+        [("Popularity", "popularity", "ca", 0.3, 90), ("EASE", "ease", "ca", 0.2, 90), ("ACMR", "acmr", "ca", 0.4, 90),
+         ("Popularity", "popularity", "uk", 0.1, 80), ("EASE", "ease", "uk", 0.2, 80), ("EASE", "ease", "jp", 0.0, 9)],
+        columns=["label", "method", "target", "mean", "users"],
+    )  # fmt: skip
+    text = report.below_popularity(lines)
+    assert text.endswith("ca (0.3000): EASE (0.2000). uk (0.1000): none.")
+
+
 def test_an_unknown_study_is_named(store: Store) -> None:
     with pytest.raises(NotFoundError, match="nobody"):
         report.study_results(store, "nobody", "ndcg@10")

@@ -10,6 +10,7 @@ from sqlalchemy import select, update
 
 from cmr_core.spec import EvalSpec, JobSpec
 from tests.worker.conftest import ANALYST
+from worker import queue
 from worker.reaper import collect_garbage, sweep
 from worker.store import runs
 from worker.store.clock import later, now
@@ -73,6 +74,17 @@ def test_a_message_that_the_broker_lost_is_sent_again(store: Store, digest: str,
     with store.begin() as session:
         session.execute(update(RunRow).values(sent_at=later(-10)))
     assert sweep(store, broker.send, broker.waiting).sent == 1
+
+
+def test_a_run_that_is_taken_already_is_not_taken_for_an_absent_broker(
+    store: Store, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, waiting = launch(store, digest), launch(store, digest, 1)
+    assert runs.claim(store, taken, "worker") is not None
+    monkeypatch.setattr(queue, "enqueue", lambda *_: True)
+    assert queue.deliver(store, [taken, waiting]) == 2
+    monkeypatch.setattr(queue, "enqueue", lambda *_: False)
+    assert queue.deliver(store, [taken, waiting]) == 1
 
 
 def test_a_long_queue_is_not_sent_twice(store: Store, digest: str, broker: Broker) -> None:
