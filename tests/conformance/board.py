@@ -54,11 +54,12 @@ def fit(
     sources: tuple[str, ...] = SOURCES,
     monitor: QuietMonitor | None = None,
     judge: Validator | None = None,
+    device: str = "cpu",
     **sizes: int,
 ) -> Recommender:
     """The method with small settings, fitted on the target."""
     judge = judge or Judge(split, EvalSpec())
-    run = Run(seed, "cpu", judge, monitor or QuietMonitor(), _members(split, seed, judge) if info.combines else ())
+    run = Run(seed, device, judge, monitor or QuietMonitor(), _members(split, seed, judge) if info.combines else ())
     try:
         return info.create(small(info, **sizes)).fit(split.task(TARGET, sources), run)
     except SpecError as error:
