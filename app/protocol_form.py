@@ -124,8 +124,12 @@ def _evaluation(start: EvalSpec, lists: Sequence[ListsRow], key: str) -> dict[st
 
 def _more_split(start: SplitSpec, key: str) -> dict[str, Any]:
     full = st.toggle("Sources in full", start.sources == "full", key=f"{key}-sources", help=_help(SplitSpec, "sources"))
+    wide = st.toggle(
+        "Items of all markets", start.catalogue == "all", key=f"{key}-catalogue", help=_help(SplitSpec, "catalogue")
+    )
     return {
         "sources": "full" if full else "train",
+        "catalogue": "all" if wide else "market",
         "deduplicate": st.toggle(
             "One row per user and item", start.deduplicate, key=f"{key}-once", help=_help(SplitSpec, "deduplicate")
         ),

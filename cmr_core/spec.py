@@ -13,7 +13,16 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from cmr_core.errors import SpecError
 
@@ -67,7 +76,20 @@ class SplitSpec(Frozen):
     sources: Literal["train", "full"] = Field(
         "train", description="What source markets contribute: their training part, or everything"
     )
+    catalogue: Literal["market", "all"] = Field(
+        "market",
+        description="What a market may recommend: the items that somebody there has, or those of all markets, "
+        "as in the code of the ACMR paper's authors",
+    )
     seed: int = Field(0, ge=0, le=2**31 - 1)
+
+    @model_serializer(mode="wrap")
+    def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # a split with the market's catalogue is what it was before there was a choice: its runs are found again
+        data: dict[str, Any] = handler(self)
+        if self.catalogue == "market":
+            data.pop("catalogue", None)
+        return data
 
 
 class EvalSpec(Frozen):
@@ -141,6 +163,12 @@ class JobSpec(Frozen):
         return tuple(sorted(value))
 
     @model_validator(mode="after")
+    def _lists_are_of_the_market(self) -> Self:
+        if self.split.catalogue == "all" and self.evaluation.candidates == "given":
+            raise ValueError("imported lists hold a market's own items: they need the split's catalogue 'market'")
+        return self
+
+    @model_validator(mode="after")
     def _target_is_no_source(self) -> Self:
         if self.target in self.sources:
             raise ValueError(f"market {self.target!r} is the target and cannot be a source too")
@@ -189,6 +217,8 @@ def protocol_text(split: SplitSpec, evaluation: EvalSpec) -> str:
         words.append(f"ratings ≥ {split.min_rating:g}")
     if split.sources == "full":
         words.append("sources in full")
+    if split.catalogue == "all":
+        words.append("items of all markets")
     words += [f"split seed {split.seed}"] if split.seed else []
     return " · ".join(words)
 

@@ -14,6 +14,8 @@ events         like ratio, but all that a user did on one day stays together; th
 With repeats kept, a repeat stays where its row falls (as in the papers that kept them), but in `temporal` and
 `events`, which exist to close leaks, a held-out pair that an earlier part already has is left out; and the held-out
 parts hold a pair once. A user with any row always keeps one in train.
+
+With `catalogue: all` every market may recommend the items of all markets; the draw and who has had what stay the same.
 """
 
 from __future__ import annotations
@@ -39,14 +41,14 @@ class MarketSplit:
 
     name: str
     n_users: int
-    catalogue: IntArray  # (n_items,) int32 global codes of all items that the market sells, ascending
+    catalogue: IntArray  # (n_items,) int32 global codes of all items that the market may recommend, ascending
     train: Pairs
     valid: Pairs
     test: Pairs
 
     @property
     def n_items(self) -> int:
-        """Items that the market sells."""
+        """Items that the market may recommend."""
         return len(self.catalogue)
 
     def view(self, full: bool = False) -> MarketView:
@@ -94,14 +96,19 @@ def make_split(corpus: Corpus, spec: SplitSpec) -> Split:
     """
     if spec.kind in ("temporal", "events") or (spec.kind, spec.order) == ("leave-one-out", "latest"):
         _require_dates(corpus, spec)
-    rows = {name: _rows(corpus.markets[name], spec) for name in sorted(corpus.markets)}
+    everything = np.arange(len(corpus.items), dtype=np.int32) if spec.catalogue == "all" else None
+    catalogues = {
+        name: market.catalogue.astype(np.int32) if everything is None else everything
+        for name, market in sorted(corpus.markets.items())
+    }
+    rows = {name: _rows(corpus.markets[name], catalogue, spec) for name, catalogue in catalogues.items()}
     points = _points(rows, spec) if spec.kind == "temporal" else (0, 0)
     markets = {}
     for name, pairs in rows.items():
         market = corpus.markets[name]
         part = _draw(pairs, len(market.users), spec, points, np.random.default_rng([spec.seed, name_seed(name)]))
         train, valid, test = (_take(pairs, part, which) for which in (TRAIN, VALID, TEST))
-        markets[name] = MarketSplit(name, len(market.users), market.catalogue.astype(np.int32), train, valid, test)
+        markets[name] = MarketSplit(name, len(market.users), catalogues[name], train, valid, test)
     return Split(spec, corpus.digest, len(corpus.items), markets)
 
 
@@ -110,15 +117,15 @@ def name_seed(*names: str) -> int:
     return int.from_bytes(hashlib.sha256("\n".join(names).encode()).digest()[:8], "little")
 
 
-def _rows(market: Market, spec: SplitSpec) -> Pairs:
-    """Rows that take part, in local item codes, ascending by user, item and day (which makes file order moot)."""
+def _rows(market: Market, catalogue: IntArray, spec: SplitSpec) -> Pairs:
+    """Rows that take part, in codes of the catalogue, ascending by user, item and day (which makes file order moot)."""
     keep = np.ones(len(market), dtype=bool) if spec.min_rating is None else market.rating >= spec.min_rating
     if not keep.any():
         raise DataError(
             f"Market {market.name!r} has no interaction left.",
             hint="Lower min_rating." if len(market) else "Leave the market out of the corpus.",
         )
-    item = np.searchsorted(market.catalogue, market.item[keep]).astype(np.int32)
+    item = np.searchsorted(catalogue, market.item[keep]).astype(np.int32)
     user, day = market.user[keep].astype(np.int32), market.day[keep].astype(np.int32)
     # An unknown day must not pass for the earliest one.
     order = np.lexsort((np.where(day < 0, np.iinfo(np.int32).max, day), item, user))

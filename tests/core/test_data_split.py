@@ -281,3 +281,33 @@ def test_a_corpus_survives_storage_with_its_digest() -> None:
     for broken in (b"", b"PAR1", to_parquet(corpus)[:-30]):
         with pytest.raises(IntegrityError):
             from_parquet(broken, "x")
+
+
+@settings(deadline=None, max_examples=25)
+@given(rows=rows_strategy, spec=st.sampled_from(KINDS))
+def test_the_catalogue_of_all_markets_changes_codes_and_nothing_else(rows: list[Row], spec: SplitSpec) -> None:
+    corpus = corpus_of(rows)
+    try:
+        own = make_split(corpus, spec)
+    except DataError:
+        return
+    wide = make_split(corpus, spec.model_copy(update={"catalogue": "all"}))
+    for name, market in wide.markets.items():
+        assert list(corpus.items[market.catalogue]) == list(corpus.items)
+        assert parts(corpus, market) == parts(corpus, own.markets[name])
+        one, other = (
+            sample_candidates(split, name, "test", EvalSpec(candidates="sampled-global", negatives=3))
+            for split in (own, wide)
+        )
+        assert one is not None
+        assert other is not None
+        sold = {int(code): at for at, code in enumerate(own.markets[name].catalogue)}
+        translated = [[sold.get(int(code), -1) for code in row] for row in other.negatives]
+        assert translated == one.negatives.tolist()
+    assert wide.digest != own.digest
+
+
+def test_a_choice_that_came_later_leaves_the_names_of_older_splits_alone() -> None:
+    assert "catalogue" not in SplitSpec().model_dump()
+    assert SplitSpec.model_validate(SplitSpec(catalogue="all").model_dump()).catalogue == "all"
+    assert SplitSpec().digest() == "5563582d94e14c5feb406cf462d994d3a8cc7d3e4660f0803f7c6d86bf636535"
