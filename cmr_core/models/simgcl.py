@@ -9,50 +9,23 @@ from pydantic import Field
 
 from cmr_core.interfaces import ParameterCount, Recommender, Run, Task
 from cmr_core.models.contrast import batch_contrast, noisy_layers
-from cmr_core.models.embedding import (
-    Training,
-    Views,
-    best_details,
-    factors_from_embedding,
-    fit_embedding,
-    random_start,
-)
+from cmr_core.models.embedding import Views, best_details, factors_from_embedding, fit_embedding, random_start
 from cmr_core.models.graph import Graph, market_graph
-from cmr_core.models.lightgcn import market_nodes
+from cmr_core.models.lightgcn import BPRConfig, market_nodes
 from cmr_core.models.negatives import Triples
-from cmr_core.models.registry import Config, register
+from cmr_core.models.registry import register
 
 
-class SimGCLConfig(Config):
+class SimGCLConfig(BPRConfig):
     """Settings of SimGCL. The paper has temperature 0.2, contrast weight 0.5, learning rate 1e-3, L2 1e-4, batch 2048.
 
     With the paper's values the start was not beaten on the smallest markets; lighter contrasts did better there.
     """
 
-    dimensions: int = Field(64, ge=2, le=4096, description="Length of each user's and item's vector")
     layers: int = Field(2, ge=1, le=8, description="Propagation steps on the graph; layer 0 is left out of their mean")
     noise: float = Field(0.1, ge=0, le=10, description="Length of the random vector added to every layer's vectors")
     temperature: float = Field(0.5, gt=0, le=10, description="Divides the cosines that are compared; small is sharp")
     contrast_weight: float = Field(0.01, ge=0, le=100, description="Weight of the contrast beside BPR")
-    learning_rate: float = Field(5e-3, gt=0, le=1, description="Adam's step size")
-    l2: float = Field(1e-3, ge=0, le=1, description="Weight decay on the vectors of each batch")
-    batch_size: int = Field(512, ge=16, le=1_000_000, description="Training pairs of the target per step")
-    epochs: int = Field(100, ge=1, le=5000, description="Passes over the target's training pairs at most")
-    eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
-    patience: int = Field(8, ge=1, le=1000, description="Looks without improvement before it stops")
-
-    def training(self) -> Training:
-        """What `fit_embedding` takes."""
-        return Training(
-            dimensions=self.dimensions,
-            layers=self.layers,
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            eval_every=self.eval_every,
-            patience=self.patience,
-        )
 
 
 MakeViews = Callable[[Graph, torch.Generator], Views]
