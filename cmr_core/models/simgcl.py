@@ -97,7 +97,7 @@ class SimGCL:
     "simgcl-all",
     label="SimGCL, all markets",
     family="cross-market",
-    color="#3f007d",
+    color="#3c3cf0",
     config=SimGCLAllConfig,
 )
 class SimGCLAll(SimGCL):

@@ -75,7 +75,7 @@ class XSimGCL:
     "xsimgcl-all",
     label="XSimGCL, all markets",
     family="cross-market",
-    color="#b5651d",
+    color="#f01ee1",
     config=XSimGCLAllConfig,
 )
 class XSimGCLAll(XSimGCL):
