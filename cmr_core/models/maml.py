@@ -75,7 +75,7 @@ class MAMLConfig(MetaConfig):
         1,
         ge=1,
         le=1000,
-        description="Inner steps one after the other that serve a market, by the mean of what each gives",
+        description="Inner steps in a row that serve a market, by the mean of the parameters after each",
     )
 
     def meta(self) -> Meta:
