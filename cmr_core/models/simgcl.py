@@ -105,7 +105,8 @@ class SimGCLAll(SimGCL):
 
     SimGCL (Yu et al., SIGIR 2022) on the union of the markets' graphs: items are shared, users are not, and negatives
     come from each row's own market. One training, judged by the markets' mean validation, serves all targets.
-    Cost of a step and memory as `simgcl`, with the users and items of all markets.
+    Cost of a step and memory as `simgcl`, with the users and items of all markets. Not measured on public data; the
+    training settings are those of XSimGCL on all markets, which was.
     """
 
     config: SimGCLAllConfig

@@ -83,7 +83,10 @@ class XSimGCLAll(XSimGCL):
 
     XSimGCL (Yu et al., TKDE 2023) on the union of the markets' graphs: items are shared, users are not, and negatives
     come from each row's own market. One training, judged by the markets' mean validation, serves all targets.
-    Cost of a step and memory as `xsimgcl`, with the users and items of all markets.
+    Cost of a step and memory as `xsimgcl`, with the users and items of all markets; on XMarket electronics about 7
+    processor seconds per pass. Measured there (one seed, at most 20 passes, test NDCG@10 as the mean of seven markets):
+    leave-one-out among 99 sampled items .542 (popularity .416, LightGCN on all markets .550), above popularity in every
+    market; events and whole catalogue .043 (.047, .043), below XSimGCL on the target alone (.053).
     """
 
     config: XSimGCLAllConfig
