@@ -1,4 +1,4 @@
-"""Cancel, retry and copy, as the pages Runs and Run offer them."""
+"""Launch, cancel and retry, as several pages offer them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 
 import streamlit as st
 
-from app import auth, frame, words
+from app import auth, frame, study_files, words
 from cmr_core.errors import CmrError
+from cmr_core.spec import StudySpec
 from worker.queue import deliver
 from worker.store.runs import request_cancel
 from worker.store.runs import retry as queue_again
@@ -15,6 +16,17 @@ from worker.store.session import Store
 
 CAN_CANCEL = ("queued", "running", "lost")
 CAN_RETRY = ("failed", "cancelled", "lost")
+
+
+def launch(store: Store, spec: StudySpec, *, then: str) -> None:
+    """Launch the study and open the page `then` with it, or say why it cannot be launched."""
+    try:
+        launched, text = study_files.launch(store, spec)
+    except CmrError as error:
+        frame.tell(error)
+        return
+    note(text)
+    st.switch_page(then, query_params={"study": launched.study_id})
 
 
 def cancel(store: Store, run_ids: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from app import actions, auth, draft, forms, frame, method_form, protocol_form, study_files, study_form, words
+from app import actions, auth, draft, forms, frame, method_form, protocol_form, study_form, words
 from cmr_core.errors import CmrError
 from cmr_core.spec import Budget, StudySpec, parse
 from worker.store.corpora import list_corpora, market_names
@@ -128,23 +128,13 @@ def _price(store: Store, spec: StudySpec | CmrError) -> None:
     )
     may = auth.allowed("launch")
     if st.button("Launch", type="primary", disabled=not may, width="stretch", key="launch"):
-        _launch(store, spec)
+        actions.launch(store, spec, then="views/runs.py")
     if not may:
         st.caption("Your role may look, and not launch.")
     st.download_button(
         "Save as a study file", forms.study_yaml(spec), f"{spec.name}.yaml", "application/yaml",
         width="stretch", on_click="ignore", help="Launch it later here, or with `./cmr launch study.yaml`",
     )  # fmt: skip
-
-
-def _launch(store: Store, spec: StudySpec) -> None:
-    try:
-        launched, text = study_files.launch(store, spec)
-    except CmrError as error:
-        frame.tell(error)
-        return
-    actions.note(text)
-    st.switch_page("views/runs.py", query_params={"study": launched.study_id})
 
 
 frame.show(body)

@@ -176,7 +176,7 @@ def _launch_button(store: Store, offer: Offer, key: str) -> None:
         help=None if may else "Your role may look, and not launch.",
     )
     if clicked:
-        _launch(store, offer.spec)
+        actions.launch(store, offer.spec, then="views/study.py")
 
 
 def _cost(offer: Offer) -> None:
@@ -187,16 +187,6 @@ def _cost(offer: Offer) -> None:
         text=f"{words.count(offer.cost.reused)} of {words.plural(offer.cost.runs, 'run')} there or on their way"
         + (f" · ≈ {words.duration(offer.cost.seconds)} to compute" if offer.new else ""),
     )
-
-
-def _launch(store: Store, spec: StudySpec) -> None:
-    try:
-        launched, text = study_files.launch(store, spec)
-    except CmrError as error:
-        frame.tell(error)
-        return
-    actions.note(text)
-    st.switch_page("views/study.py", query_params={"study": launched.study_id})
 
 
 frame.show(body)

@@ -22,6 +22,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.general_recommender import LightGCN
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+from recbole_files import write_pairs
 
 
 def given(arrays: dict[str, np.ndarray], model: LightGCN, dataset: Dataset, job: dict[str, int]) -> list[Interaction]:
@@ -47,28 +48,14 @@ def main(folder: Path) -> None:
     """Write the interactions as RecBole wants them, train, and bring its vectors back into our order."""
     torch.set_num_threads(1)
     os.chdir(folder)  # RecBole writes its logs into the working folder
-    job, pairs = json.loads((folder / "job.json").read_text()), np.load(folder / "pairs.npz")
-    (folder / "all").mkdir()
-    lines = ["user_id:token\titem_id:token"]
-    lines += [f"{user}\t{item}" for user, item in zip(pairs["user"].tolist(), pairs["item"].tolist(), strict=True)]
-    for part in ("train", "valid", "test"):
-        # RecBole insists on three parts; only the first is used.
-        kept = lines if part == "train" else lines[:2]
-        (folder / "all" / f"all.{part}.inter").write_text("\n".join(kept) + "\n")
-    settings = {
-        "data_path": str(folder),
-        "benchmark_filename": ["train", "valid", "test"],
-        "load_col": {"inter": ["user_id", "item_id"]},
+    job = json.loads((folder / "job.json").read_text())
+    settings = write_pairs(folder) | {
         "embedding_size": job["dimensions"],
         "n_layers": job["layers"],
         "reg_weight": job["l2"],
         "require_pow": True,
         "learning_rate": job["learning_rate"],
         "train_batch_size": job["batch_size"],
-        "use_gpu": False,
-        "show_progress": False,
-        "checkpoint_dir": str(folder / "saved"),
-        "seed": 0,
     }
     config = Config(model="LightGCN", dataset="all", config_dict=settings)
     init_seed(0, True)

@@ -21,6 +21,7 @@ from recbole.data.interaction import Interaction
 from recbole.model.general_recommender import NeuMF
 from recbole.trainer import Trainer
 from recbole.utils import init_seed
+from recbole_files import write_pairs
 
 Codes = dict[str, np.ndarray]
 TABLES = {
@@ -79,18 +80,8 @@ def main(folder: Path) -> None:
     """Write the interactions as RecBole wants them, train, and bring its parameters back into our order."""
     torch.set_num_threads(1)
     os.chdir(folder)  # RecBole writes its logs into the working folder
-    job, pairs = json.loads((folder / "job.json").read_text()), np.load(folder / "pairs.npz")
-    (folder / "all").mkdir()
-    lines = ["user_id:token\titem_id:token"]
-    lines += [f"{user}\t{item}" for user, item in zip(pairs["user"].tolist(), pairs["item"].tolist(), strict=True)]
-    for part in ("train", "valid", "test"):
-        # RecBole insists on three parts; only the first is used.
-        kept = lines if part == "train" else lines[:2]
-        (folder / "all" / f"all.{part}.inter").write_text("\n".join(kept) + "\n")
-    settings = {
-        "data_path": str(folder),
-        "benchmark_filename": ["train", "valid", "test"],
-        "load_col": {"inter": ["user_id", "item_id"]},
+    job = json.loads((folder / "job.json").read_text())
+    settings = write_pairs(folder) | {
         "mf_embedding_size": job["dimensions"],
         "mlp_embedding_size": job["dimensions"],
         "mlp_hidden_size": job["tower"],
@@ -105,10 +96,6 @@ def main(folder: Path) -> None:
         "learning_rate": job["learning_rate"],
         "weight_decay": job["weight_decay"],
         "train_batch_size": job["batch_size"],
-        "use_gpu": False,
-        "show_progress": False,
-        "checkpoint_dir": str(folder / "saved"),
-        "seed": 0,
     }
     config = Config(model="NeuMF", dataset="all", config_dict=settings)
     init_seed(0, True)

@@ -3,61 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from pydantic import Field, model_validator
+from pydantic import Field
 from torch.nn import functional
 
 from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Recommender, Run, Task
 from cmr_core.models.base import Factors
 from cmr_core.models.embedding import best_details
-from cmr_core.models.pointwise import Layout, Steps, count, fit_steps
-from cmr_core.models.registry import Config, register
-from cmr_core.models.sequences import Competitors, Sequences, Softmax, alike, encode_users, judge_sequences
+from cmr_core.models.pointwise import Layout, count, fit_steps
+from cmr_core.models.registry import register
+from cmr_core.models.sequences import (
+    Competitors,
+    SequenceConfig,
+    Sequences,
+    Softmax,
+    alike,
+    encode_users,
+    judge_sequences,
+)
 from cmr_core.models.towers import Parameters, apply_linear, dropout, linear, table
 from cmr_core.models.transformer import apply_attention, apply_layer, apply_norm, apply_rest, layer, norm
 from cmr_core.training.monitor import shared_key
 
 
-class Bert4RecConfig(Config):
+class Bert4RecConfig(SequenceConfig):
     """Settings of BERT4Rec on one market."""
 
-    dimensions: int = Field(64, ge=2, le=1024, description="Length of each item's vector")
     layers: int = Field(2, ge=1, le=8, description="Transformer layers")
-    heads: int = Field(2, ge=1, le=16, description="Attention heads; they divide the dimensions")
-    length: int = Field(50, ge=1, le=1000, description="Latest items of a history that are read at most")
     masked: float = Field(0.4, gt=0, lt=1, description="Share of a history's items that are hidden in training")
     last_only: float = Field(0.15, ge=0, le=1, description="Share of histories of which only the last item is hidden")
-    dropout: float = Field(0.2, ge=0, lt=1, description="Share of values set to zero in training")
     popular_start: bool = Field(True, description="Start the items' biases at the logarithm of their popularity")
-    learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size")
-    weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay on all parameters")
     clip: float = Field(5.0, gt=0, le=1000, description="Largest norm of a step's gradient")
     batch_size: int = Field(512, ge=2, le=1_000_000, description="Training pairs, in whole histories, per step, about")
     copies: int = Field(5, ge=1, le=100, description="Times that a pass reads each history, with other items hidden")
     epochs: int = Field(30, ge=1, le=5000, description="Passes over the histories at most")
     eval_every: int = Field(1, ge=1, le=100, description="Passes between two looks at validation")
-    patience: int = Field(5, ge=1, le=1000, description="Looks without improvement before it stops")
-    valid_users: int = Field(500, ge=10, le=1_000_000, description="Users per market that a look asks at most")
-
-    @model_validator(mode="after")
-    def _heads(self) -> Self:
-        if self.dimensions % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide {self.dimensions} dimensions")
-        return self
-
-    def steps(self) -> Steps:
-        """What `fit_steps` takes."""
-        return Steps(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            eval_every=self.eval_every,
-            patience=self.patience,
-        )
 
 
 class Bert4RecAllConfig(Bert4RecConfig):

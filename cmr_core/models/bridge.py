@@ -7,7 +7,6 @@ stored model all go through the same functions.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -21,7 +20,18 @@ from cmr_core.errors import SpecError
 from cmr_core.interfaces import IntArray, MarketView, ParameterCount, Run, Task
 from cmr_core.models.embedding import best_details
 from cmr_core.models.neural import NeuralScorer, Tensors
-from cmr_core.models.pointwise import Batch, Layout, PointwiseConfig, Rows, bce, count, fit_steps, fitted, judge
+from cmr_core.models.pointwise import (
+    Batch,
+    Layout,
+    PointwiseConfig,
+    Rows,
+    bce,
+    count,
+    fit_steps,
+    fitted,
+    judge,
+    together,
+)
 from cmr_core.models.towers import Parameters, table
 from cmr_core.spec import Name
 
@@ -94,8 +104,7 @@ class Bridge:
         The other domain is cut short, or gone through again, as needed.
         """
         lead, other = self._rows[self._lead], self._rows[OTHER[self._lead]]
-        again = (other.batches(self._size, generator, most=len(lead)) for _ in itertools.count())
-        for own, beside in zip(lead.batches(self._size, generator), itertools.chain.from_iterable(again), strict=False):
+        for own, beside in together([lead, other], self._size, generator, most=len(lead)):
             yield {self._lead: own, OTHER[self._lead]: beside}
 
     def items(self, weights: Tensors, side: Side, rows: torch.Tensor) -> Items:

@@ -202,7 +202,7 @@ class CatSr:
         checkpoint = pretrained(reader, task, run, config.pretraining(), config.source)
         generator = reader.generator(2)
         parameters, frozen = tuning_start(checkpoint, config, reader.layout.n_items, generator)
-        arrays = reader.fit("cat-sr", parameters, frozen, [target], "market", config.tuning(), generator)
+        arrays = reader.fit("cat-sr", parameters, frozen, [target], "market", config.steps(), generator)
         weights = {**frozen, **{name: torch.from_numpy(arrays[name]).to(run.device) for name in parameters}}
         user = encode_users(
             lambda users: reader.encode(weights, users), reader.layout, target, np.arange(target.n_users), run.device

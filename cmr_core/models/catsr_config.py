@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from cmr_core.models.catsr_network import Context, Network
 from cmr_core.models.pointwise import Steps
-from cmr_core.models.registry import Config
-from cmr_core.models.sequences import Softmax
+from cmr_core.models.sequences import SequenceConfig, Softmax
 from cmr_core.spec import Frozen
 
 
@@ -27,13 +26,12 @@ class Pretraining(Frozen):
     valid_users: int
 
 
-class CatSrConfig(Config):
+class CatSrConfig(SequenceConfig):
     """Settings of CAT-SR; those of stage 1 begin with `pretrain`."""
 
     dimensions: int = Field(64, ge=4, le=1024, description="Length of each item's vector")
     heads: int = Field(4, ge=1, le=16, description="Attention heads; they divide the dimensions")
     inner: int = Field(256, ge=1, le=8192, description="Units between the two linear maps after the attention")
-    length: int = Field(50, ge=1, le=1000, description="Latest items of a history that are read at most")
     dropout: float = Field(0.5, ge=0, lt=1, description="Share of values set to zero in training")
     context: Context = Field(
         "others", description="What a training item is guessed from: the items before it, or all others of its user"
@@ -73,13 +71,6 @@ class CatSrConfig(Config):
     epochs: int = Field(30, ge=1, le=5000, description="Passes over the target's training pairs at most")
     eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
     patience: int = Field(4, ge=1, le=1000, description="Looks without improvement before it stops")
-    valid_users: int = Field(500, ge=10, le=1_000_000, description="Users per market that a look asks at most")
-
-    @model_validator(mode="after")
-    def _heads(self) -> Self:
-        if self.dimensions % self.heads:
-            raise ValueError(f"{self.heads} heads do not divide {self.dimensions} dimensions")
-        return self
 
     def network(self) -> Network:
         """The network of both stages."""
@@ -106,15 +97,4 @@ class CatSrConfig(Config):
                 patience=self.pretrain_patience,
             ),
             valid_users=self.valid_users,
-        )
-
-    def tuning(self) -> Steps:
-        """What stage 2 takes."""
-        return Steps(
-            learning_rate=self.learning_rate,
-            weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            eval_every=self.eval_every,
-            patience=self.patience,
         )

@@ -27,10 +27,18 @@ class Choice:
 
     strength: float
     weights: Mapping[str, float] = field(default_factory=dict)
+    global_strength: float = 0.0  # of a part that all targets share; 0 where a method has none
+
+    @property
+    def numbers(self) -> tuple[float, ...]:
+        """What tells one candidate from another."""
+        return (self.strength, self.global_strength, *self.weights.values())
 
     def details(self, name: str) -> Details:
         """As entries of `Recommender.details`."""
-        return {name: self.strength, **{f"weight of {market}": weight for market, weight in self.weights.items()}}
+        whole = {f"global {name}": self.global_strength} if self.global_strength else {}
+        weights = {f"weight of {market}": weight for market, weight in self.weights.items()}
+        return {name: self.strength, **whole, **weights}
 
 
 def histories(view: MarketView) -> sp.csr_array:
@@ -95,7 +103,7 @@ class Search:
 
     def consider(self, choice: Choice) -> None:
         """Fit and judge a candidate, unless it was judged before. Raises TrainingError without validation rows."""
-        key = (choice.strength, *choice.weights.values())
+        key = choice.numbers
         if key not in self.tried:
             fitted = self.fit(choice)
             value = self.tried[key] = self.run.validate(self.market, fitted.score)

@@ -13,11 +13,12 @@ from cmr_core.interfaces import IntArray, ParameterCount, Recommender, Run, Task
 from cmr_core.models.contrast import different, info_nce
 from cmr_core.models.embedding import Training, Views, best_details, factors_from_embedding, fit_embedding, random_start
 from cmr_core.models.graph import Graph, build_graph
+from cmr_core.models.lightgcn import BPRConfig
 from cmr_core.models.negatives import Triples
-from cmr_core.models.registry import Config, register
+from cmr_core.models.registry import register
 
 
-class DCCDRConfig(Config):
+class DCCDRConfig(BPRConfig):
     """Settings of DCCDR. Learning rate, L2 and epochs are ours; paper: 1e-3, none, 200."""
 
     dimensions: int = Field(
@@ -31,7 +32,6 @@ class DCCDRConfig(Config):
         "target", description="The domain whose training pairs make one pass; the other one keeps step with it"
     )
     learning_rate: float = Field(1e-2, gt=0, le=1, description="Adam's step size")
-    l2: float = Field(1e-3, ge=0, le=1, description="Weight decay on the vectors of each batch")
     batch_size: int = Field(1024, ge=16, le=1_000_000, description="Training pairs of each domain per step")
     epochs: int = Field(100, ge=1, le=5000, description="Passes over the training pairs at most")
     eval_every: int = Field(3, ge=1, le=100, description="Passes between two looks at validation")
@@ -39,16 +39,7 @@ class DCCDRConfig(Config):
 
     def training(self) -> Training:
         """What `fit_embedding` takes: batches hold both domains' pairs, half and half."""
-        return Training(
-            dimensions=self.dimensions,
-            layers=self.layers,
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-            batch_size=2 * self.batch_size,
-            epochs=self.epochs,
-            eval_every=self.eval_every,
-            patience=self.patience,
-        )
+        return super().training().model_copy(update={"batch_size": 2 * self.batch_size})
 
 
 class Domains:

@@ -10,14 +10,14 @@ import torch
 from pydantic import Field
 
 from cmr_core.interfaces import ParameterCount, Recommender, Run, Task
-from cmr_core.models.embedding import Training, best_details, factors_from_embedding, fit_embedding
+from cmr_core.models.embedding import best_details, factors_from_embedding, fit_embedding
 from cmr_core.models.graph import combined_graph, market_graph
-from cmr_core.models.lightgcn import BackboneConfig, backbone, market_nodes
+from cmr_core.models.lightgcn import BackboneConfig, BPRConfig, backbone, market_nodes
 from cmr_core.models.negatives import Triples
 from cmr_core.models.registry import register
 
 
-class FinetuneConfig(BackboneConfig):
+class FinetuneConfig(BPRConfig, BackboneConfig):
     """The backbone's settings and those of its adaptation."""
 
     graph: Literal["target", "combined"] = Field(
@@ -26,22 +26,7 @@ class FinetuneConfig(BackboneConfig):
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size during adaptation")
     l2: float = Field(1e-4, ge=0, le=1, description="Weight decay on the vectors of each batch")
     batch_size: int = Field(2048, ge=16, le=1_000_000, description="Training pairs of the target per step")
-    epochs: int = Field(100, ge=1, le=5000, description="Passes over the target's training pairs at most")
-    eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
     patience: int = Field(10, ge=1, le=1000, description="Looks without improvement before it stops")
-
-    def adaptation(self) -> Training:
-        """How the target's rows are trained."""
-        return Training(
-            dimensions=self.dimensions,
-            layers=self.layers,
-            learning_rate=self.learning_rate,
-            l2=self.l2,
-            batch_size=self.batch_size,
-            epochs=self.epochs,
-            eval_every=self.eval_every,
-            patience=self.patience,
-        )
 
 
 @register(
@@ -83,7 +68,7 @@ class Finetune:
             propagate,
             Triples([target], run.device, catalogues=False),
             torch.Generator(device=run.device).manual_seed(run.seed),
-            self.config.adaptation(),
+            self.config.training(),
             run,
             {target.name: market_nodes(target)},
         )

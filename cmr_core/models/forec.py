@@ -10,7 +10,7 @@ from pydantic import Field
 
 from cmr_core.interfaces import Arrays, ParameterCount, Recommender, Run, Task
 from cmr_core.models.embedding import best_details
-from cmr_core.models.maml import MAMLConfig, meta_trained
+from cmr_core.models.maml import MetaConfig, meta_trained
 from cmr_core.models.ncf import mlp_hidden, vectors
 from cmr_core.models.ncf_training import Plan, Scope
 from cmr_core.models.neural import NeuralScorer, Tensors, network
@@ -22,7 +22,7 @@ BRANCHES = ("gmf", "mlp")
 FROZEN = "tower.0."
 
 
-class FORECConfig(MAMLConfig):
+class FORECConfig(MetaConfig):
     """Settings of NeuMF on all markets, of its meta-training, and of the target's fork."""
 
     pretrain_excludes_target: bool = Field(

@@ -27,6 +27,30 @@ class SpaceConfig(Config):
     layers: int = Field(3, ge=0, le=8, description="Propagation steps on the graph; 0 is plain matrix factorisation")
 
 
+class BPRConfig(SpaceConfig):
+    """Settings of one training with BPR, for methods that have no other stage to tell it from."""
+
+    learning_rate: float = Field(5e-3, gt=0, le=1, description="Adam's step size")
+    l2: float = Field(1e-3, ge=0, le=1, description="Weight decay on the vectors of each batch")
+    batch_size: int = Field(512, ge=16, le=1_000_000, description="Training pairs of the target per step")
+    epochs: int = Field(100, ge=1, le=5000, description="Passes over the target's training pairs at most")
+    eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
+    patience: int = Field(8, ge=1, le=1000, description="Looks without improvement before it stops")
+
+    def training(self) -> Training:
+        """What `fit_embedding` takes."""
+        return Training(
+            dimensions=self.dimensions,
+            layers=self.layers,
+            learning_rate=self.learning_rate,
+            l2=self.l2,
+            batch_size=self.batch_size,
+            epochs=self.epochs,
+            eval_every=self.eval_every,
+            patience=self.patience,
+        )
+
+
 class BackboneConfig(SpaceConfig):
     """Settings of the backbone, a LightGCN trained on all markets. Methods with equal settings share it."""
 

@@ -29,9 +29,10 @@ class Meta(Frozen):
     inner_rate: float
     first_order: bool
     serving_batches: int
+    serving_steps: int = 1
 
 
-class MAMLConfig(TowerConfig, OrderConfig):
+class MetaConfig(TowerConfig, OrderConfig):
     """Settings of NeuMF on all markets, and of the meta-training that goes on from it."""
 
     inner_rate: float = Field(0.1, gt=0, le=10, description="Step size of the one step that adapts to a market")
@@ -67,23 +68,38 @@ class MAMLConfig(TowerConfig, OrderConfig):
         )
 
 
+class MAMLConfig(MetaConfig):
+    """Settings of the meta-training, and of what serves a market after it."""
+
+    serving_steps: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Inner steps in a row that serve a market, by the mean of the parameters after each",
+    )
+
+    def meta(self) -> Meta:
+        """With the steps that serve a market."""
+        return super().meta().model_copy(update={"serving_steps": self.serving_steps})
+
+
 @register("maml", label="MAML", family="cross-market", color="#ff7f0e", config=MAMLConfig)
 class MAML:
     """NeuMF on all markets, trained so that one step on a market's own pairs adapts it to that market.
 
     Finn et al. (ICML 2017) with markets as tasks, as in Bonab et al. (CIKM 2021): theta' = theta - a * grad L(support),
     and Adam on the mean over markets of L(query; theta'). It begins from NeuMF on all markets, and serves the target
-    after one inner step on its training pairs (the public code steps on validation pairs). All targets share the
-    training. With the defaults, validation kept the start (NeuMF on all markets) in the one seed that was tried, so
-    only the step at the end adapts. Memory: NeuMF's. A step: about six times NeuMF's on the same examples, half of them
-    a support.
+    after one inner step on its training pairs (the public code steps on validation pairs), or with `serving_steps` by
+    the mean of the parameters after each of several. All targets share the training. With the defaults, validation
+    kept the start (NeuMF on all markets) in the one seed that was tried, so only the step at the end adapts. Memory:
+    NeuMF's. A step: about six times NeuMF's on the same examples, half of them a support.
     """
 
     def __init__(self, config: MAMLConfig) -> None:
         self.config = config
 
     def fit(self, task: Task, run: Run) -> Recommender:
-        """Meta-train on all markets, and step once on the target."""
+        """Meta-train on all markets, and adapt to the target."""
         scope, plan, meta = Scope.everybody(task), self.config.plan(), self.config.meta()
         arrays = meta_trained(scope, run, plan, meta)
         kept = {name: torch.from_numpy(value).to(run.device) for name, value in arrays.items() if name != "best"}
@@ -180,16 +196,24 @@ def meta_loss(weights: Tensors, batch: Tasks, inner_rate: float, *, first_order:
 def serve(
     weights: Tensors, rows: Rows, layout: Layout, view: MarketView, meta: Meta, generator: torch.Generator
 ) -> dict[str, torch.Tensor]:
-    """The market's own weights after one inner step, whose gradient is the mean over some supports of its pairs."""
-    size = meta.steps.batch_size // (1 + rows.negatives)
-    drawn = _cycled(rows, max(1, size) * meta.serving_batches, generator)
+    """The market's own weights: the mean of those after each of the inner steps, which follow one another.
+
+    theta_k = theta_(k-1) - a * the mean gradient over some supports of the market's pairs, drawn anew for each step.
+    Memory: some copies of the weights. Cost: forward and backward on `serving_steps` x `serving_batches` supports.
+    """
+    size = max(1, meta.steps.batch_size // (1 + rows.negatives)) * meta.serving_batches
+    theta = mean = {name: value.detach() for name, value in weights.items()}
+    for step in range(1, meta.serving_steps + 1):
+        theta = _step(theta, _cycled(rows, size, generator), meta.inner_rate)
+        mean = {name: torch.lerp(value, theta[name], 1 / step) for name, value in mean.items()}
+    return cut(mean, layout, view)
+
+
+def _step(weights: Tensors, support: Batch, inner_rate: float) -> dict[str, torch.Tensor]:
     theta = {name: value.detach().requires_grad_() for name, value in weights.items()}
-    loss = bce(neumf(theta, drawn.user[:, None], drawn.item))
+    loss = bce(neumf(theta, support.user[:, None], support.item))
     gradient = torch.autograd.grad(loss, list(theta.values()))
-    stepped = {
-        n: torch.add(v.detach(), g, alpha=-meta.inner_rate) for (n, v), g in zip(theta.items(), gradient, strict=True)
-    }
-    return cut(stepped, layout, view)
+    return {n: torch.add(v.detach(), g, alpha=-inner_rate) for (n, v), g in zip(theta.items(), gradient, strict=True)}
 
 
 def _cycled(rows: Rows, n: int, generator: torch.Generator) -> Batch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -12,7 +12,18 @@ from pydantic import Field
 from cmr_core.errors import TrainingError
 from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Recommender, Run, Task
 from cmr_core.models.embedding import best_details
-from cmr_core.models.pointwise import Batch, Layout, PointwiseConfig, Rows, bce, count, fit_steps, fitted, judge
+from cmr_core.models.pointwise import (
+    Batch,
+    Layout,
+    PointwiseConfig,
+    Rows,
+    bce,
+    count,
+    fit_steps,
+    fitted,
+    judge,
+    together,
+)
 from cmr_core.models.towers import Parameters
 
 
@@ -81,18 +92,6 @@ def fit_tasks(
     size = ParameterCount(trainable=count(arrays))
     told = best_details(network, arrays) | details(arrays, layout)
     return fitted(network, arrays | {"task": np.zeros(1, dtype=np.int64)}, layout, task.target, size, run, told)
-
-
-def together(rows: Sequence[Rows], size: int, generator: torch.Generator) -> Iterator[tuple[Batch, ...]]:
-    """One batch of each, as long as the first one's epoch lasts; the others begin again where they end."""
-    others = [_endless(each, size, generator) for each in rows[1:]]
-    for first in rows[0].batches(size, generator):
-        yield first, *(next(other) for other in others)
-
-
-def _endless(rows: Rows, size: int, generator: torch.Generator) -> Iterator[Batch]:
-    while True:
-        yield from rows.batches(size, generator)
 
 
 def _groups(config: MultitaskConfig, task: Task) -> list[list[MarketView]]:

@@ -20,7 +20,19 @@ from cmr_core.models.base import Factors
 from cmr_core.models.embedding import best_details
 from cmr_core.models.ncf import Sizes, gmf, gmf_start, mlp, mlp_start, neumf, neumf_start
 from cmr_core.models.neural import NeuralScorer, Tensors
-from cmr_core.models.pointwise import Batch, Layout, PointwiseConfig, Rows, Steps, bce, count, cut, fit_steps, judge_by
+from cmr_core.models.pointwise import (
+    Batch,
+    Layout,
+    PointwiseConfig,
+    Rows,
+    Steps,
+    bce,
+    count,
+    cut,
+    endless,
+    fit_steps,
+    judge_by,
+)
 from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
@@ -165,12 +177,6 @@ class Epochs:
         for _ in range(rounds):
             for stream in streams:
                 yield next(stream)
-
-
-def endless(rows: Rows, size: int, generator: torch.Generator) -> Iterator[Batch]:
-    """Batches of one epoch after the other."""
-    while True:
-        yield from rows.batches(size, generator)
 
 
 def local(kind: Kind, weights: Tensors, layout: Layout, view: MarketView) -> dict[str, torch.Tensor]:

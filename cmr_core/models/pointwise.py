@@ -40,12 +40,11 @@ class Steps(Frozen):
         return Schedule(self.epochs, self.eval_every, self.patience, resets=self.patience_reset)
 
 
-class PointwiseConfig(Config):
-    """Settings of every method that is trained on single pairs with a label."""
+class StepsConfig(Config):
+    """Settings of one training by `fit_steps`."""
 
     learning_rate: float = Field(1e-3, gt=0, le=1, description="Adam's step size")
     weight_decay: float = Field(1e-6, ge=0, le=1, description="Adam's weight decay on all parameters")
-    negatives: int = Field(4, ge=1, le=1000, description="Items that the user does not have, drawn per training pair")
     batch_size: int = Field(2048, ge=2, le=1_000_000, description="Positives and negatives per step")
     epochs: int = Field(50, ge=1, le=5000, description="Passes over the training pairs at most")
     eval_every: int = Field(2, ge=1, le=100, description="Passes between two looks at validation")
@@ -62,6 +61,12 @@ class PointwiseConfig(Config):
             eval_every=self.eval_every,
             patience=self.patience,
         )
+
+
+class PointwiseConfig(StepsConfig):
+    """Settings of every method that is trained on single pairs with a label."""
+
+    negatives: int = Field(4, ge=1, le=1000, description="Items that the user does not have, drawn per training pair")
 
 
 class Layout:
@@ -149,6 +154,24 @@ class Rows:
         step = self.pairs(size)
         parts = (torch.split(array, step) for array in (self._user[order], item, self._market[order]))
         return (Batch(*part) for part in zip(*parts, strict=True))
+
+
+def endless(rows: Rows, size: int, generator: torch.Generator, *, most: int | None = None) -> Iterator[Batch]:
+    """Batches of one epoch after the other; of each the first `most` pairs."""
+    while True:
+        yield from rows.batches(size, generator, most=most)
+
+
+def together(
+    rows: Sequence[Rows], size: int, generator: torch.Generator, *, most: int | None = None
+) -> Iterator[tuple[Batch, ...]]:
+    """One batch of each, as long as the first one's epoch lasts; the others begin again where they end.
+
+    `most` cuts the others' epochs to that many pairs, so that no more are drawn than the first one's epoch needs.
+    """
+    others = [endless(each, size, generator, most=most) for each in rows[1:]]
+    for first in rows[0].batches(size, generator):
+        yield first, *(next(other) for other in others)
 
 
 def bce(logits: torch.Tensor) -> torch.Tensor:

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import torch
+from pydantic import Field, model_validator
 from torch.nn import functional
 
 from cmr_core.errors import TrainingError
 from cmr_core.interfaces import FloatArray, IntArray, MarketView, Run
-from cmr_core.models.pointwise import Layout
+from cmr_core.models.pointwise import Layout, StepsConfig
 
 Softmax = Literal["market", "vocabulary"]
 Encode = Callable[[torch.Tensor], torch.Tensor]
 """Rows of a layout's users (B,) -> their vectors (B, D), without dropout."""
 BLOCK = 512  # users encoded at once in scoring
+
+
+class SequenceConfig(StepsConfig):
+    """Settings of every method that reads such sequences with attention."""
+
+    dimensions: int = Field(64, ge=2, le=1024, description="Length of each item's vector")
+    heads: int = Field(2, ge=1, le=16, description="Attention heads; they divide the dimensions")
+    length: int = Field(50, ge=1, le=1000, description="Latest items of a history that are read at most")
+    dropout: float = Field(0.2, ge=0, lt=1, description="Share of values set to zero in training")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="Adam's weight decay on all parameters")
+
+    @model_validator(mode="after")
+    def _heads(self) -> Self:
+        if self.dimensions % self.heads:
+            raise ValueError(f"{self.heads} heads do not divide {self.dimensions} dimensions")
+        return self
 
 
 class Sequences:

@@ -76,7 +76,7 @@ def test_frozen_tensors_are_the_same_bits_after_tuning_and_the_rest_moved() -> N
     generator = made.generator(2)
     parameters, frozen = tuning_start(stage1, config, ITEMS, generator)
     begun = {name: value.detach().clone() for name, value in parameters.items()}
-    made.fit("cat-sr", parameters, frozen, [TASK.target], "market", config.tuning(), generator)
+    made.fit("cat-sr", parameters, frozen, [TASK.target], "market", config.steps(), generator)
     for name, value in frozen.items():
         np.testing.assert_array_equal(value.numpy(), before[name])
     for name, value in parameters.items():

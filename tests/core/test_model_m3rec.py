@@ -10,18 +10,34 @@ import pytest
 import scipy.sparse as sp
 import torch
 
+from cmr_core.errors import Cancelled
+from cmr_core.explain.why import explain
+from cmr_core.models.base import Factors
 from cmr_core.models.cooccurrence import Choice, counts, histories
 from cmr_core.models.ease import item_weights
-from cmr_core.models.m3rec import INTER, INTRA, Local, M3RecConfig, co_occurrences, inter_market, intra_market, nearest
+from cmr_core.models.m3rec import (
+    INTER,
+    INTRA,
+    Local,
+    M3RecConfig,
+    co_occurrences,
+    inter_market,
+    intra_market,
+    nearest,
+    start_vectors,
+)
 from cmr_core.models.node2vec import Walking, node2vec, random_walks, skip_gram
 from cmr_core.models.registry import get
 from cmr_core.training.monitor import QuietMonitor
-from tests.core.tiny_markets import SPLIT, TASK, start
+from tests.conformance.board import Blind as Falling
+from tests.core.tiny_markets import SPLIT, TASK, Parity, start
 
 RNG = np.random.default_rng(5)
 GRAM = sp.csr_array(counts(TASK.target, TASK.target.catalogue).astype(np.float64))
 N = TASK.target.n_items
 SMALL: dict[str, Any] = {"walk_dimensions": 4, "walks": 3, "walk_length": 6, "walk_epochs": 2, "walk_batch": 16}
+GRADIENT: dict[str, Any] = {**SMALL, "variant": "gradient", "bpr_epochs": 6, "bpr_batch": 64, "bpr_learning_rate": 0.05}
+EVERYBODY = np.arange(TASK.target.n_users)
 
 
 def prior() -> np.ndarray:
@@ -29,7 +45,7 @@ def prior() -> np.ndarray:
 
 
 def test_without_a_prior_it_is_ease() -> None:
-    weight = Local(GRAM, prior(), prior()).weights(Choice(3.0, {INTRA: 0.0, INTER: 0.0}))
+    weight = Local(GRAM, prior()).weights(Choice(3.0, {INTRA: 0.0, INTER: 0.0}), prior())
     np.testing.assert_allclose(weight, item_weights(GRAM, 3.0), atol=1e-6)
 
 
@@ -45,7 +61,7 @@ def test_as_a_method_it_is_ease_where_both_weights_are_zero() -> None:
 def test_the_weights_are_the_constrained_minimum(penalty: float, a: float, b: float) -> None:
     """Off the diagonal the gradient 2 (G + l) B - 2 (G + l S) is zero; on it the weights are."""
     intra, inter = prior(), prior()
-    weight = Local(GRAM, intra, inter).weights(Choice(penalty, {INTRA: a, INTER: b})).astype(np.float64)
+    weight = Local(GRAM, inter).weights(Choice(penalty, {INTRA: a, INTER: b}), intra).astype(np.float64)
     assert not weight.diagonal().any()
     gram = GRAM.toarray()
     gradient = gram @ weight - gram + penalty * (weight - (a * intra + b * inter))
@@ -55,7 +71,7 @@ def test_the_weights_are_the_constrained_minimum(penalty: float, a: float, b: fl
 
 def test_a_firm_penalty_returns_the_prior() -> None:
     intra = prior()
-    weight = Local(GRAM, intra, intra).weights(Choice(1e6, {INTRA: 1.0, INTER: 0.0}))
+    weight = Local(GRAM, intra).weights(Choice(1e6, {INTRA: 1.0, INTER: 0.0}), intra)
     np.fill_diagonal(intra, 0)
     np.testing.assert_allclose(weight, intra, atol=1e-4)
 
@@ -165,3 +181,86 @@ def test_parameters_are_both_matrices_and_the_walks_vectors() -> None:
     assert fitted.parameters.trainable == 0
     assert fitted.parameters.closed_form == TASK.n_items**2 + N**2
     assert fitted.parameters.frozen == TASK.n_items * 4
+
+
+def stages(monitor: QuietMonitor) -> list[str]:
+    return sorted(key.rpartition("-")[0] for key in monitor.store)
+
+
+def test_lambda_1_is_chosen_last_and_only_where_that_is_asked_for() -> None:
+    monitor, plain = QuietMonitor(), QuietMonitor()
+    given = get("m3rec").create({**SMALL, "global_penalty": 20.0}).fit(TASK, start(plain))
+    found = get("m3rec").create({**SMALL, "global_penalty": 20.0, "tune_global": True}).fit(TASK, start(monitor))
+    assert stages(plain) == ["ease-all", "node2vec"]
+    assert stages(monitor) == ["ease-all"] * 4 + ["node2vec"]
+    done = [report.done for report in monitor.progress if report.stage == "fit"]
+    assert done == list(range(1, 14))  # four penalties, six pairs of weights, lambda 1 of 50, 200 and 500
+    chosen = {
+        "tune": False,
+        "penalty": given.details["penalty"],
+        "intra_weight": given.details[f"weight of {INTRA}"],
+        "inter_weight": given.details[f"weight of {INTER}"],
+    }
+    every = {
+        penalty: get("m3rec").create({**SMALL, **chosen, "global_penalty": penalty}).fit(TASK, start())
+        for penalty in (20.0, 50.0, 200.0, 500.0)
+    }
+    values = {penalty: Parity()("uk", one.score) for penalty, one in every.items()}
+    best = max(values, key=lambda penalty: values[penalty])
+    assert len(set(values.values())) == 4
+    assert found.details["global penalty"] == best
+    assert found.details["validation"] == pytest.approx(values[best])
+    np.testing.assert_array_equal(found.score(EVERYBODY), every[best].score(EVERYBODY))
+
+
+def test_the_gradient_variant_begins_at_the_walks_vectors_and_the_mean_of_a_user_s_items() -> None:
+    vectors, target = RNG.normal(size=(TASK.n_items, 4)).astype(np.float32), TASK.target
+    found = start_vectors(target, vectors)
+    for user in range(target.n_users):
+        own = set(target.train.item[target.train.user == user].tolist())
+        expected = np.mean([vectors[target.catalogue[item]] for item in own], axis=0) if own else np.zeros(4)
+        np.testing.assert_allclose(found[user], expected, atol=1e-6)
+    np.testing.assert_array_equal(found[target.n_users :], vectors[target.catalogue])
+
+
+def test_where_no_epoch_is_better_the_gradient_variant_serves_its_start() -> None:
+    run = start(judge=Falling())
+    fitted = get("m3rec").create(GRADIENT).fit(TASK, run)
+    assert isinstance(fitted, Factors)
+    assert fitted.details["bpr best epoch"] == 0
+    vectors = inter_market(TASK, run, M3RecConfig(**GRADIENT).walking())["vectors"]
+    begun = start_vectors(TASK.target, vectors)
+    np.testing.assert_array_equal(np.concatenate([fitted.user, fitted.item]), begun)
+    np.testing.assert_allclose(fitted.score(EVERYBODY), begun[: len(EVERYBODY)] @ begun[len(EVERYBODY) :].T, rtol=1e-5)
+
+
+def test_the_gradient_variant_learns_and_shares_its_walks_with_the_closed_form() -> None:
+    monitor = QuietMonitor()
+    for target in ("uk", "ca"):
+        task = SPLIT.task(target, tuple(name for name in SPLIT.markets if name != target))
+        fitted = get("m3rec").create({**GRADIENT, "bpr_epochs": 30}).fit(task, start(monitor))
+        losses = [report.metrics["loss"] for report in monitor.progress if report.stage == "bpr" and report.done]
+        assert losses[-1] < 0.7 * losses[0]
+        assert Parity()(target, fitted.score) > 0.5
+        assert fitted.parameters.trainable == fitted.parameters.total == (task.target.n_users + task.target.n_items) * 4
+    assert stages(monitor) == ["node2vec"]
+    get("m3rec").create(SMALL).fit(TASK, start(monitor))
+    assert stages(monitor) == ["ease-all", "node2vec"]
+
+
+@pytest.mark.parametrize("reports", [1, 4, 6, 9])
+def test_the_gradient_variant_stopped_anywhere_resumes_to_the_same_arrays(reports: int) -> None:
+    method, monitor = get("m3rec").create(GRADIENT), QuietMonitor(cancel_after=reports)
+    with pytest.raises(Cancelled):
+        method.fit(TASK, start(monitor))
+    monitor.cancel_after = None
+    again, whole = method.fit(TASK, start(monitor)).arrays(), method.fit(TASK, start()).arrays()
+    for name, value in whole.items():
+        np.testing.assert_array_equal(again[name], value, err_msg=name)
+
+
+def test_the_gradient_variant_s_reasons_add_up() -> None:
+    fitted = get("m3rec").create(GRADIENT).fit(TASK, start())
+    why = explain(fitted, TASK.target.train, 2, 3)
+    assert why.exact
+    assert why.total == pytest.approx(fitted.score(np.array([2]))[0, 3], rel=1e-5)

@@ -10,8 +10,7 @@ import torch
 
 from cmr_core.interfaces import MarketView, Pairs, Run, Task
 from cmr_core.models import crossstitch, mmoe, widedeep
-from cmr_core.models.multitask import together
-from cmr_core.models.pointwise import Layout, Rows
+from cmr_core.models.pointwise import Layout, Rows, together
 from cmr_core.models.registry import get
 from cmr_core.models.towers import apply_tower, tower
 from cmr_core.training.monitor import QuietMonitor

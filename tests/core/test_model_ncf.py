@@ -18,7 +18,7 @@ from cmr_core.models.maml import TABLES, Meta, Tasks, meta_loss, serve
 from cmr_core.models.ncf import Sizes, gmf, gmf_start, mlp, mlp_start, neumf, neumf_start
 from cmr_core.models.ncf_training import Epochs, Plan, Scope, both, local, start, trained
 from cmr_core.models.neural import NeuralScorer
-from cmr_core.models.pointwise import Rows, Steps, bce
+from cmr_core.models.pointwise import Rows, Steps, bce, cut
 from cmr_core.models.registry import get
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import EvalSpec
@@ -216,6 +216,39 @@ def test_a_market_is_served_after_one_step_on_its_training_rows() -> None:
     (gradient,) = torch.autograd.grad(expected_loss, [weights["out.bias"]])
     step = before["out.bias"] - own["out.bias"]
     torch.testing.assert_close(step, 0.3 * gradient, rtol=0.05, atol=1e-3)
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_several_inner_steps_follow_one_another_and_serve_by_their_mean(steps: int) -> None:
+    scope = Scope.everybody(TASK)
+    weights = random_weights(Sizes(users=scope.layout.n_users, items=scope.layout.n_items, dimensions=4, units=16))
+    weights = {name: value for name, value in weights.items() if not name.startswith("market")}
+    rows = Rows(scope.layout, 4, "cpu", views=[TASK.target])
+    # supports of twelve pairs: 60 examples of one positive and four negatives each
+    meta = Meta(steps=STEPS, inner_rate=0.3, first_order=False, serving_batches=1, serving_steps=steps)
+    draw, theta, after = torch.Generator().manual_seed(7), dict(weights), []
+    for _ in range(steps):
+        batch = next(rows.batches(5 * len(rows), draw))
+        loss = bce(neumf(theta, batch.user[:12, None], batch.item[:12]))
+        gradient = torch.autograd.grad(loss, list(theta.values()))
+        theta = {
+            name: (value - 0.3 * g).detach().requires_grad_()
+            for (name, value), g in zip(theta.items(), gradient, strict=True)
+        }
+        after.append(theta)
+    own = serve(weights, rows, scope.layout, TASK.target, meta, torch.Generator().manual_seed(7))
+    for name, value in cut(
+        {n: torch.stack([t[n] for t in after]).mean(0) for n in weights}, scope.layout, TASK.target
+    ).items():
+        torch.testing.assert_close(own[name], value, msg=name)
+
+
+def test_maml_serves_by_its_steps_and_forec_has_none() -> None:
+    sizes = {"dimensions": 4, "units": 16, "epochs": 1, "meta_epochs": 1, "meta_batch": 100}
+    one, other = (get("maml").create({**sizes, **more}).fit(TASK, run()) for more in ({}, {"serving_steps": 3}))
+    assert not np.array_equal(one.arrays()["out.bias"], other.arrays()["out.bias"])
+    with pytest.raises(SpecError, match="serving_steps"):
+        get("forec").configure({"serving_steps": 3})
 
 
 class Rising:

@@ -15,11 +15,11 @@ from cmr_core.models.contrast import batch_contrast, info_nce, noisy_layers, per
 from cmr_core.models.graph import Graph, build_graph, market_graph
 from cmr_core.models.lightgcn import market_nodes
 from cmr_core.models.negatives import Triples
-from cmr_core.models.simgcl import SimGCL, SimGCLConfig
-from cmr_core.models.xsimgcl import XSimGCL, XSimGCLConfig
+from cmr_core.models.simgcl import SimGCL, SimGCLAll, SimGCLAllConfig, SimGCLConfig
+from cmr_core.models.xsimgcl import XSimGCL, XSimGCLAll, XSimGCLAllConfig, XSimGCLConfig
 from cmr_core.spec import parse
 from cmr_core.training.monitor import QuietMonitor
-from tests.core.tiny_markets import TASK, Parity, start
+from tests.core.tiny_markets import SPLIT, TASK, Parity, start
 
 SMALL = {"dimensions": 8, "epochs": 6, "batch_size": 64, "eval_every": 2}
 UK = TASK.target
@@ -30,11 +30,17 @@ def methods() -> list[Method]:
         SimGCL(SimGCLConfig(**SMALL)),
         XSimGCL(XSimGCLConfig(**SMALL)),
         XSimGCL(XSimGCLConfig(**SMALL, layers=3, contrast_layer=2)),
+        *everywhere(),
     ]
 
 
-def fitted(method: Method, monitor: QuietMonitor | None = None) -> Factors:
-    result = method.fit(TASK, start(monitor))
+def everywhere() -> list[Method]:
+    return [SimGCLAll(SimGCLAllConfig(**SMALL)), XSimGCLAll(XSimGCLAllConfig(**SMALL))]
+
+
+def fitted(method: Method, monitor: QuietMonitor | None = None, target: str = "uk") -> Factors:
+    task = SPLIT.task(target, tuple(name for name in SPLIT.markets if name != target))
+    result = method.fit(task, start(monitor))
     assert isinstance(result, Factors)
     return result
 
@@ -160,11 +166,16 @@ def test_training_learns_and_scores_are_without_noise(method: Method) -> None:
     monitor = QuietMonitor()
     factors = fitted(method, monitor)
     assert Parity()("uk", factors.score) > 0.5
-    assert factors.parameters == ParameterCount(trainable=(UK.n_users + UK.n_items) * 8)
+    nodes = sum(view.n_users for view in TASK.markets) + TASK.n_items
+    trained = nodes if isinstance(method, SimGCLAll | XSimGCLAll) else UK.n_users + UK.n_items
+    assert factors.parameters == ParameterCount(trainable=trained * 8)
     assert all("contrast" in report.metrics for report in monitor.progress if report.done)
     # the last look at validation is at the vectors that are served, where the last epoch was the best one
     best = max(report.metrics["valid"] for report in monitor.progress if "valid" in report.metrics)
-    assert Parity()("uk", factors.score) == pytest.approx(best, abs=1e-5)
+    alike = [fitted(method, monitor, target) for target in ("ca", "de", "uk")] if trained == nodes else [factors]
+    names = ("ca", "de", "uk") if trained == nodes else ("uk",)
+    judged = [Parity()(name, own.score) for name, own in zip(names, alike, strict=True)]
+    assert np.mean(judged) == pytest.approx(best, abs=1e-5)
 
 
 @pytest.mark.parametrize("method", methods())
@@ -178,3 +189,34 @@ def test_user_vectors_are_their_items_messages_and_nothing_else(method: Method) 
         history = UK.train.item[UK.train.user == user]
         rebuilt = factors.item_message[history].sum(0) / np.sqrt(max(len(history), 1))
         np.testing.assert_allclose(rebuilt, factors.user[user], atol=1e-6)
+
+
+@pytest.mark.parametrize("method", everywhere())
+def test_all_targets_share_one_training_on_the_graph_of_all_markets(method: Method) -> None:
+    monitor = QuietMonitor()
+    found = {target: fitted(method, monitor, target) for target in SPLIT.markets}
+    (arrays,) = monitor.store.values()
+    assert sum(report.done == 1 for report in monitor.progress) == 1
+    # a dense graph made by hand: users market by market in the order of names, then the items of all markets
+    views = [SPLIT.markets[name] for name in sorted(SPLIT.markets)]
+    starts = np.cumsum([0, *(view.n_users for view in views)])
+    adjacency = np.zeros((starts[-1] + SPLIT.n_items,) * 2)
+    for begin, view in zip(starts, views, strict=False):
+        adjacency[begin + view.train.user, starts[-1] + view.catalogue[view.train.item]] = 1
+    adjacency += adjacency.T
+    scale = 1 / np.sqrt(np.maximum(adjacency.sum(1), 1))
+    normal = scale[:, None] * adjacency * scale
+    table = arrays["embedding"].astype(np.float64)
+    final = (normal @ table + normal @ normal @ table) / 2
+    for begin, view in zip(starts, views, strict=False):
+        np.testing.assert_allclose(found[view.name].user, final[begin : begin + view.n_users], atol=1e-5)
+        np.testing.assert_allclose(found[view.name].item, final[starts[-1] + view.catalogue], atol=1e-5)
+
+
+def test_settings_for_all_markets_change_the_training_and_nothing_else() -> None:
+    for config, plain in ((SimGCLAllConfig(), SimGCLConfig()), (XSimGCLAllConfig(), XSimGCLConfig())):
+        assert config.training().batch_size == 2048
+        for name in ("dimensions", "layers", "noise", "temperature", "contrast_weight"):
+            assert getattr(config, name) == getattr(plain, name)
+    with pytest.raises(SpecError, match="contrast_layer is 3"):
+        parse(XSimGCLAllConfig, {"contrast_layer": 3})
