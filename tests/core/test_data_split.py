@@ -14,7 +14,7 @@ from cmr_core.data.sampling import own_items, sample_candidates
 from cmr_core.data.split import MarketSplit, make_split
 from cmr_core.errors import DataError, IntegrityError, SpecError
 from cmr_core.interfaces import Pairs
-from cmr_core.spec import EvalSpec, SplitSpec
+from cmr_core.spec import EvalSpec, JobSpec, SplitSpec, parse
 
 Row = tuple[str, str, str, float, int]
 KINDS = [
@@ -311,3 +311,11 @@ def test_a_choice_that_came_later_leaves_the_names_of_older_splits_alone() -> No
     assert "catalogue" not in SplitSpec().model_dump()
     assert SplitSpec.model_validate(SplitSpec(catalogue="all").model_dump()).catalogue == "all"
     assert SplitSpec().digest() == "5563582d94e14c5feb406cf462d994d3a8cc7d3e4660f0803f7c6d86bf636535"
+
+
+def test_imported_lists_need_the_markets_own_catalogue() -> None:
+    job = {"corpus": "0" * 64, "target": "jp", "method": "popularity"}
+    evaluation = {"candidates": "given", "given": "1" * 64}
+    parse(JobSpec, {**job, "evaluation": evaluation})
+    with pytest.raises(SpecError, match="imported lists"):
+        parse(JobSpec, {**job, "evaluation": evaluation, "split": {"catalogue": "all"}})
