@@ -97,11 +97,17 @@ def _restore(model: Trainable, name: str, value: torch.Tensor, arrays: Arrays) -
     with torch.no_grad():
         value.copy_(stored)
     prefix = f"optimizer.{name}."
-    model.optimizer.state[value] = {
+    moments = {
         key.removeprefix(prefix): torch.from_numpy(array.copy()).to(value.device)
         for key, array in arrays.items()
         if key.startswith(prefix)
     }
+    held = model.optimizer.state[value]
+    if held.keys() == moments.keys():  # they may be views of something larger
+        for key, moment in moments.items():
+            held[key].copy_(moment)
+    else:
+        model.optimizer.state[value] = moments
 
 
 def _numpy(value: torch.Tensor) -> np.ndarray:
