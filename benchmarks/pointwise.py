@@ -30,11 +30,11 @@ from cmr_core.data.files import read_corpus
 from cmr_core.data.layouts import Layout as Files
 from cmr_core.data.synthetic import synthetic
 from cmr_core.interfaces import Arrays, MarketView, Pairs, Run
-from cmr_core.models.ncf import Sizes, neumf, neumf_start
+from cmr_core.models.ncf import Sizes, neumf_start
+from cmr_core.models.ncf_training import prepare
 from cmr_core.models.neural import score_pairs
-from cmr_core.models.pointwise import Batch, Layout, Rows, Steps, bce, fit_steps
+from cmr_core.models.pointwise import Batch, Layout, Rows, Steps, fit
 from cmr_core.models.towers import Parameters
-from cmr_core.training.checkpoint import adam
 
 PEER = Path(__file__).parent / "peers" / "recbole_neumf.py"
 SAME_STEPS, NEGATIVES, JUDGED, CUTOFF = 10, 4, 1000, 10
@@ -69,29 +69,18 @@ def same_rows(view: MarketView, batch: int) -> list[Batch]:
 
 def ours(view: MarketView, sizes: Sizes, steps: Steps) -> Trained:
     """As the project trains it."""
-    weights, generator, losses = begin(sizes), torch.Generator().manual_seed(0), []
-    model = adam(weights, steps.learning_rate, generator)
+    losses, generator = [], torch.Generator().manual_seed(0)
+    _, step, _ = prepare("neumf", begin(sizes), generator, steps, NEGATIVES)
     for batch in same_rows(view, steps.batch_size):
-        model.optimizer.zero_grad()
-        loss = bce(neumf(weights, batch.user[:, None], batch.item))
-        loss.backward()  # type: ignore[no-untyped-call]
-        model.optimizer.step()
-        losses.append(float(loss.detach()))
-    weights, rows, clock = begin(sizes), Rows(Layout([view]), NEGATIVES, "cpu"), Clock()
+        losses.append(float(step(batch)))
+    rows, clock = Rows(Layout([view]), NEGATIVES, "cpu"), Clock()
+    model, step, settle = prepare("neumf", begin(sizes), generator, steps, NEGATIVES)
 
     def batches() -> Iterator[Batch]:
         return rows.batches(steps.batch_size, generator)
 
-    arrays = fit_steps(
-        "benchmark",
-        weights,
-        batches,
-        lambda batch: bce(neumf(weights, batch.user[:, None], batch.item)),
-        lambda: float("nan"),
-        generator,
-        steps,
-        Run(0, "cpu", NoRows(), clock),
-    )
+    run = Run(0, "cpu", NoRows(), clock)
+    arrays = fit("benchmark", model, batches, step, lambda: float("nan"), steps, run, settle=settle)
     return Trained(np.diff(clock.times).tolist(), losses, {n: a for n, a in arrays.items() if n != "best"})
 
 

@@ -9,9 +9,9 @@ from typing import Literal
 from pydantic import Field
 
 from cmr_core.interfaces import Recommender, Run, Task
+from cmr_core.models.ncf_gradient import Kind
 from cmr_core.models.ncf_training import (
     GMFConfig,
-    Kind,
     MLPConfig,
     OrderConfig,
     Plan,

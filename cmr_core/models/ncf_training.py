@@ -7,7 +7,7 @@ et al. (section 3.4.1): GMF, then MLP from GMF's tables, then NeuMF from both, w
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +18,8 @@ from cmr_core.errors import SpecError
 from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Recommender, Run, Task
 from cmr_core.models.base import Factors
 from cmr_core.models.embedding import best_details
-from cmr_core.models.ncf import Sizes, gmf, gmf_start, mlp, mlp_start, neumf, neumf_start
+from cmr_core.models.ncf import Sizes, gmf_start, mlp_start, neumf_start
+from cmr_core.models.ncf_gradient import Kind, loss_and_gradients
 from cmr_core.models.neural import NeuralScorer, Tensors
 from cmr_core.models.pointwise import (
     Batch,
@@ -26,23 +27,22 @@ from cmr_core.models.pointwise import (
     PointwiseConfig,
     Rows,
     Steps,
-    bce,
     count,
     cut,
     endless,
-    fit_steps,
+    fit,
     judge_by,
 )
 from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
+from cmr_core.training.checkpoint import Trainable
+from cmr_core.training.deferred import TableAdam
 from cmr_core.training.monitor import shared_key
 
-Kind = Literal["gmf", "mlp", "neumf"]
 Order = Literal["concat", "equal", "smallest"]
 MarketVectors = Literal["none", "one", "each"]
 START = {"gmf": gmf_start, "mlp": mlp_start, "neumf": neumf_start}
-LOGITS = {"gmf": gmf, "mlp": mlp, "neumf": neumf}
 
 
 class Plan(Frozen):
@@ -211,22 +211,43 @@ def served(kind: Kind, arrays: Arrays, layout: Layout, task: Task, run: Run) -> 
 
 
 def _train(kind: Kind, stage: str, scope: Scope, run: Run, plan: Plan) -> Arrays:
-    parameters = start(kind, scope, run, plan)
     generator = torch.Generator(device=run.device).manual_seed(run.seed)
     epoch = epochs(scope.views, scope.layout, run, plan)
-    weights, aware = both(parameters), plan.market_vectors != "none"
-
-    def loss(batch: Batch) -> torch.Tensor:
-        market = batch.market[:, None] if aware else None
-        return bce(LOGITS[kind](weights, batch.user[:, None], batch.item, market))
+    parameters = start(kind, scope, run, plan)
+    aware = plan.market_vectors != "none"
+    model, step, settle = prepare(kind, parameters, generator, plan.steps, plan.negatives, aware=aware)
 
     def validate() -> float:
         def of(view: MarketView) -> Tensors:
-            return local(kind, parameters, scope.layout, view)
+            return local(kind, model.parameters, scope.layout, view)
 
         return judge_by(run, kind, of, scope.views, plan.valid_users)
 
-    return fit_steps(stage, parameters, lambda: epoch.batches(generator), loss, validate, generator, plan.steps, run)
+    def batches() -> Iterator[Batch]:
+        return epoch.batches(generator)
+
+    return fit(stage, model, batches, step, validate, plan.steps, run, settle=settle)
+
+
+def prepare(
+    kind: Kind, parameters: Parameters, generator: torch.Generator, steps: Steps, negatives: int, *, aware: bool = False
+) -> tuple[Trainable, Callable[[Batch], torch.Tensor], Callable[[], None]]:
+    """What `fit` takes to train the network: the model, which has copies of the parameters, the step and `settle`."""
+    reads = (2 + negatives) * max(1, steps.batch_size // (1 + negatives))
+    tables = TableAdam(parameters, steps.learning_rate, weight_decay=steps.weight_decay, reads=reads)
+    weights = both(tables.parameters)
+
+    def step(batch: Batch) -> torch.Tensor:
+        rows = torch.cat([batch.user, batch.item.t().reshape(-1) + tables.first_item])
+        market = batch.market if aware else None
+        loss, slope, others = loss_and_gradients(kind, weights, tables.read(rows), len(batch.user), market)
+        if "market" in tables.parameters:
+            branches = [others.pop(name) for name in list(others) if name.startswith("market.")]
+            others["market"] = torch.stack(branches).sum(0)
+        tables.update(slope, others)
+        return loss
+
+    return Trainable(tables.parameters, tables, generator), step, tables.settle
 
 
 def start(kind: Kind, scope: Scope, run: Run, plan: Plan) -> Parameters:

@@ -17,7 +17,7 @@ from cmr_core.models.neural import Live, NeuralScorer, Tensors
 from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
-from cmr_core.training.checkpoint import adam
+from cmr_core.training.checkpoint import Trainable, adam
 from cmr_core.training.loop import Schedule, train, train_along
 
 B = TypeVar("B")
@@ -202,16 +202,38 @@ def fit_steps(
     model = adam(parameters, steps.learning_rate, generator, weight_decay=steps.weight_decay, rates=rates)
     values = list(parameters.values())
 
+    def step(batch: B) -> torch.Tensor:
+        found = loss(batch)
+        model.optimizer.zero_grad()
+        found.backward()  # type: ignore[no-untyped-call]
+        if clip is not None:
+            torch.nn.utils.clip_grad_norm_(values, clip)
+        model.optimizer.step()
+        return found.detach()
+
+    return fit(stage, model, batches, step, validate, steps, run, along=along)
+
+
+def fit(
+    stage: str,
+    model: Trainable,
+    batches: Callable[[], Iterator[B]],
+    step: Callable[[B], torch.Tensor],
+    validate: Callable[[], float],
+    steps: Steps,
+    run: Run,
+    *,
+    settle: Callable[[], None] = lambda: None,
+    along: str | None = None,
+) -> Arrays:
+    """As `fit_steps`, with a step that changes the parameters itself and returns its loss, for optimisers of its own.
+
+    `settle` is called at the end of each epoch, before anybody looks at the parameters.
+    """
+
     def epoch() -> dict[str, float]:
-        losses = []
-        for batch in batches():
-            found = loss(batch)
-            model.optimizer.zero_grad()
-            found.backward()  # type: ignore[no-untyped-call]
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(values, clip)
-            model.optimizer.step()
-            losses.append(found.detach())
+        losses = [step(batch) for batch in batches()]
+        settle()
         return {"loss": float(torch.stack(losses).mean())}
 
     if along is None:
