@@ -82,9 +82,9 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(lines: pd.DataFrame) -> Iterator[str]:
-    """Markdown of each metric and protocol, from the lines of `results.csv`."""
+    """Markdown of each metric and protocol, the largest table first, from the lines of `results.csv`."""
     for metric in METRICS:
-        for text in dict.fromkeys(lines["protocol"]):
+        for text in lines["protocol"].value_counts().index:
             mine = lines[(lines["metric"] == metric) & (lines["protocol"] == text)]
             if len(mine):
                 yield "\n\n".join(_section(mine, metric, str(text)))
@@ -166,6 +166,9 @@ def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
     yield f"### {text}: {words.metric(metric)}"
     yield found.note()
     yield markdown(grid(found))
+    older = lines[lines["date"] < lines["date"].max()].groupby("label", sort=False)["date"].min()
+    if len(older):
+        yield f"Of an earlier sitting: {', '.join(f'{label} ({date})' for label, date in older.items())}."
     yield below_popularity(lines)
     papers = paper_rows(text, found)
     if len(papers):

@@ -35,7 +35,9 @@ class RankerConfig(Config):
     tree_epochs: int = Field(150, ge=1, le=5000, description="Trees that are grown one after the other")
     leaves: int = Field(15, ge=2, le=1024, description="Leaves of a tree")
     learning_rate: float = Field(0.05, gt=0, le=1, description="How much each tree changes")
-    candidates: int = Field(100, ge=2, le=5000, description="Items per user that the trees learn from, the best ones")
+    candidates: int = Field(
+        200, ge=2, le=5000, description="Items per user that the trees learn from: the held-back one, others at random"
+    )
     users: int = Field(3000, ge=10, le=1_000_000, description="Users that the trees learn from at most")
 
 
@@ -44,10 +46,11 @@ class Ranker:
     """Trees that learn from held-back purchases how to weigh what other methods say.
 
     One training item of each user is held back, the members are fitted without these, and LambdaMART (Burges 2010, by
-    LightGBM) learns to rank the held-back item above what the members recommend instead; then it ranks with members
-    that know all training pairs. Winners of the WSDM Cup 2022 on this kind of data did so. Validation rows decide
-    nothing here but what they decide in the members. Cost: the members once more, and the trees. Memory:
-    users x candidates x (2 members + 2).
+    LightGBM) learns to rank the held-back item above others of the catalogue; then it ranks with members that know all
+    training pairs. Winners of the WSDM Cup 2022 on this kind of data did so. The others are drawn uniformly: were they
+    the members' favourites, a held-back item that no member favours would teach the trees that low scores are good.
+    Validation rows decide nothing here but what they decide in the members. Cost: the members once more, and the trees.
+    Memory: users x candidates x (2 members + 2).
     """
 
     def __init__(self, config: RankerConfig) -> None:
@@ -65,7 +68,7 @@ class Ranker:
             for at, member in enumerate(run.members, start=1)
         ]
         chosen = np.sort(generator.permutation(len(held_user))[: self.config.users])
-        x, y, sizes = self._examples(inner.target, less, held_user[chosen], held_item[chosen], run)
+        x, y, sizes = self._examples(inner.target, less, held_user[chosen], held_item[chosen], generator, run)
         trees = self._grow(package, x, y, sizes, run)
         parts = tuple(member.recommender for member in run.members)
         count = ParameterCount(
@@ -78,9 +81,15 @@ class Ranker:
         return Boosted(count, model, *_activity(task.target), parts, shapes, {"held back": float(len(chosen))})
 
     def _examples(
-        self, view: MarketView, less: list[Recommender], users: IntArray, items: IntArray, run: Run
+        self,
+        view: MarketView,
+        less: list[Recommender],
+        users: IntArray,
+        items: IntArray,
+        generator: np.random.Generator,
+        run: Run,
     ) -> tuple[FloatArray, IntArray, list[int]]:
-        """Features and labels of each user's best candidates and held-back item, and the size of each user's list."""
+        """Features and labels of each user's held-back item and of others, and the size of each user's list."""
         known = {user: view.train.item[view.train.user == user] for user in users.tolist()}
         popularity, activity = _activity(view)
         rows, labels, sizes = [], [], []
@@ -89,16 +98,13 @@ class Ranker:
                 raise Cancelled("Stopped on request while examples were made.")
             block, wanted = users[start : start + 64], items[start : start + 64]
             found = features(less, popularity, activity, block)
-            order = found[:, :, : len(less)].mean(axis=2)
             for at, user in enumerate(block.tolist()):
-                order[at, known[user]] = -np.inf
-                order[at, wanted[at]] = np.inf
-                best = np.argsort(-order[at], kind="stable")[: self.config.candidates]
-                best = best[np.isfinite(order[at, best]) | (best == wanted[at])]
-                rows.append(found[at, best])
-                labels.append((best == wanted[at]).astype(np.int32))
-                sizes.append(len(best))
-        return np.concatenate(rows), np.concatenate(labels), sizes
+                others = np.setdiff1d(np.arange(view.n_items), [*known[user], wanted[at]])
+                drawn = generator.permutation(others)[: self.config.candidates - 1]
+                rows.append(found[at, [wanted[at], *drawn]])
+                labels.append(np.arange(1 + len(drawn)) == 0)
+                sizes.append(1 + len(drawn))
+        return np.concatenate(rows), np.concatenate(labels).astype(np.int32), sizes
 
     def _grow(self, package: Any, x: FloatArray, y: IntArray, sizes: list[int], run: Run) -> str:
         c = self.config

@@ -37,7 +37,7 @@ def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store
     report.write(store, study, tmp_path, add=True)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), once)
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == page
-    other = once.assign(label="Earlier " + once["label"], mean=0.001, reference="Somebody else")
+    other = once.assign(label="Earlier " + once["label"], mean=0.001, reference="Somebody else", date="2020-01-31")
     pd.concat([once.assign(mean=0.5), other]).to_csv(tmp_path / "results.csv", index=False)
     report.write(store, study, tmp_path, add=True)
     lines = pd.read_csv(tmp_path / "results.csv")
@@ -45,7 +45,9 @@ def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store
     assert lines["mean"].iloc[: len(once)].to_numpy() == pytest.approx(once["mean"].to_numpy())
     kept = lines[lines["label"].str.startswith("Earlier ")]
     assert kept["reference"].isna().all()  # it was tested against another reference
-    assert "| Earlier " in (tmp_path / "results.md").read_text(encoding="utf-8")
+    text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "| Earlier " in text
+    assert f"Of an earlier sitting: {kept['label'].iloc[0]} (2020-01-31)" in text
 
 
 def test_each_line_has_the_value_of_each_seed(store: Store) -> None:

@@ -76,6 +76,24 @@ def test_trees_believe_the_member_that_knows(usable: None) -> None:
     assert (scores.argmax(axis=1) % 2 == np.arange(size) % 2).all()
 
 
+def test_a_held_back_item_that_no_member_favours_does_not_turn_the_order_round(usable: None) -> None:
+    """The member is right on the whole, but most held-back items lie below its favourites."""
+    users, items = 300, 400
+    rng = np.random.default_rng(0)
+    liking = rng.normal(size=(users, items)).astype(np.float32)
+    chance = np.exp(0.7 * liking)
+    had = [rng.choice(items, 5, replace=False, p=row / row.sum()) for row in chance]
+    train = pairs(np.repeat(np.arange(users), 5), np.concatenate(had))
+    nothing = pairs(np.array([]), np.array([]))
+    market = MarketSplit("a", users, np.arange(items, dtype=np.int32), train, nothing, nothing)
+    task = Split(SplitSpec(), "0" * 64, items, {"a": market}).task("a", ())
+    fitted = Factors(ParameterCount(closed_form=1), liking, np.eye(items, dtype=np.float32))
+    members = (Fitted("weak but right", fitted, lambda task, monitor: fitted),)
+    scores = get("ranker").create({}).fit(task, Run(0, "cpu", Blind(), QuietMonitor(), members)).score(np.arange(users))
+    order = np.mean([np.corrcoef(one, other)[0, 1] for one, other in zip(scores, liking, strict=True)])
+    assert order > 0.5
+
+
 def test_a_missing_package_is_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lightgbm", None)
     with pytest.raises(SpecError, match="needs the package lightgbm"):
