@@ -172,7 +172,10 @@ class ACMR:
     are drawn anew in every epoch; a positive is taken out of the history that it and its negatives are judged by.
     Users are histories, not vectors. Memory: (items + 1) x D and 12 D^2 per layer, three times for Adam. An epoch costs
     O(pairs x (1 + negatives) x history x layers x D^2); scoring a catalogue costs that much per user and item. Defaults
-    come from short runs on four small markets; whether it beats popularity on ca and uk has not been measured yet.
+    come from short runs on four small markets. With the authors' settings and protocol (study acmr-fidelity, one seed)
+    recall@10 is within .04 of the paper's table 3 on five markets, NDCG@10 .01 to .07 above it, and the target's
+    popularity has the better recall on all five. Whether it beats popularity on ca and uk, among items that the market
+    sells, has not been measured.
     """
 
     def __init__(self, config: ACMRConfig) -> None:
