@@ -53,7 +53,8 @@ def _launched(store: Store) -> None:
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
     chosen = st.dataframe(
         table, hide_index=True, key="launched", on_select="rerun", selection_mode="single-row",
-        height="auto" if len(table) < 8 else 300, column_config={"Over": bar},
+        height="auto" if len(table) < 8 else 300,
+        column_config={"Over": bar, "Study": st.column_config.Column(width="medium")},  # the rest fits at 1024 pixels
     )  # fmt: skip
     rows = [row for row in chosen["selection"]["rows"] if row < len(studies)]
     _buttons(None if not rows else str(studies["id"].iloc[rows[0]]))
