@@ -2,6 +2,7 @@
 
     python -m app.report STUDY          # the study's finished runs
     python -m app.report STUDY --add    # and what `results.csv` holds of other methods, markets and protocols
+    python -m app.report                # the tables again, from `results.csv` as it is
 
 `results.csv` has one line per configuration, market, protocol and metric, as the page Compare shows it and made by the
 same functions, with the value of each seed, the cost and the date. With `--add` a long table can be made in several
@@ -70,14 +71,14 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
 
     An old line's test against another reference than the market's present one is not taken over.
     """
-    theirs = pd.MultiIndex.from_frame(old[KEY])
+    theirs, families = pd.MultiIndex.from_frame(old[KEY]), _families()
     both = pd.concat([new, old[~theirs.isin(pd.MultiIndex.from_frame(new[KEY]))]], ignore_index=True)
-    simple = both["method"].map(lambda name: _families().get(str(name)) in comparison.SIMPLE)
+    simple = both["method"].map(families).isin(comparison.SIMPLE)
     best = both[simple].sort_values("mean").groupby(["protocol", "metric", "target"])["label"].last()
     place = pd.MultiIndex.from_frame(both[["protocol", "metric", "target"]])
     present = pd.Series(best.reindex(place).to_numpy(), index=both.index)
     stale = both["reference"].notna() & (both["reference"] != present)
-    both.loc[stale, [*comparison.TEST]] = np.nan
+    both.loc[stale, comparison.TEST] = np.nan
     return both
 
 
@@ -120,7 +121,7 @@ def below_popularity(lines: pd.DataFrame) -> str:
     for target in largest:
         mine = lines[lines["target"] == target].sort_values("mean", ascending=False)
         base = mine[mine["method"] == POPULARITY]["mean"]
-        learns = mine["method"].map(lambda name: families.get(str(name)) != "reference")
+        learns = mine["method"].map(families) != "reference"
         if len(base):
             below = mine[learns & (mine["mean"] < base.iloc[0])]
             names = [f"{row.label} ({row.mean:.4f})" for row in below.itertuples()]
@@ -139,12 +140,18 @@ def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
 
 
 def write(store: Store, study: str, folder: Path, *, add: bool = False) -> None:
-    """Renew `results.csv`, and `results.md` behind its mark. Raises NotFoundError."""
-    page, table = folder / "results.md", folder / "results.csv"
+    """Renew `results.csv` from the study's finished runs, then `results.md`. Raises NotFoundError."""
+    table = folder / "results.csv"
     lines = rows(store, study)
     if add and table.exists():
         lines = added(lines, pd.read_csv(table))
     table.write_bytes(exports.csv(lines))
+    render(folder)
+
+
+def render(folder: Path) -> None:
+    """Renew `results.md` behind its mark from `results.csv`."""
+    page, table = folder / "results.md", folder / "results.csv"
     before = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Results\n\n"
     page.write_text("\n\n".join([before + MARK, *sections(pd.read_csv(table))]) + "\n", encoding="utf-8")
 
@@ -152,12 +159,15 @@ def write(store: Store, study: str, folder: Path, *, add: bool = False) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the tables of a study."""
     parser = argparse.ArgumentParser(prog="python -m app.report", description=main.__doc__)
-    parser.add_argument("study", help="name or id of a study")
+    parser.add_argument("study", nargs="?", help="name or id of a study; without one the tables are rendered again")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder with results.md")
     parser.add_argument("--add", action="store_true", help="keep the lines of results.csv that the study has not")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    write(open_store(), options.study, options.out, add=options.add)
+    if options.study is None:
+        render(options.out)
+    else:
+        write(open_store(), options.study, options.out, add=options.add)
 
 
 def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:

@@ -37,6 +37,9 @@ def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store
     report.write(store, study, tmp_path, add=True)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), once)
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == page
+    (tmp_path / "results.md").unlink()
+    report.main(["--out", str(tmp_path)])
+    assert page.endswith((tmp_path / "results.md").read_text(encoding="utf-8"))
     other = once.assign(label="Earlier " + once["label"], mean=0.001, reference="Somebody else", date="2020-01-31")
     pd.concat([once.assign(mean=0.5), other]).to_csv(tmp_path / "results.csv", index=False)
     report.write(store, study, tmp_path, add=True)
