@@ -70,17 +70,17 @@ def same_rows(view: MarketView, batch: int) -> list[Batch]:
 def ours(view: MarketView, sizes: Sizes, steps: Steps) -> Trained:
     """As the project trains it."""
     losses, generator = [], torch.Generator().manual_seed(0)
-    _, step, _ = prepare("neumf", begin(sizes), generator, steps, NEGATIVES)
+    _, step = prepare("neumf", begin(sizes), generator, steps)
     for batch in same_rows(view, steps.batch_size):
         losses.append(float(step(batch)))
     rows, clock = Rows(Layout([view]), NEGATIVES, "cpu"), Clock()
-    model, step, settle = prepare("neumf", begin(sizes), generator, steps, NEGATIVES)
+    model, step = prepare("neumf", begin(sizes), generator, steps)
 
     def batches() -> Iterator[Batch]:
         return rows.batches(steps.batch_size, generator)
 
     run = Run(0, "cpu", NoRows(), clock)
-    arrays = fit("benchmark", model, batches, step, lambda: float("nan"), steps, run, settle=settle)
+    arrays = fit("benchmark", model, batches, step, lambda: float("nan"), steps, run)
     return Trained(np.diff(clock.times).tolist(), losses, {n: a for n, a in arrays.items() if n != "best"})
 
 

@@ -37,8 +37,8 @@ from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import Trainable
-from cmr_core.training.deferred import TableAdam
 from cmr_core.training.monitor import shared_key
+from cmr_core.training.table_adam import TableAdam
 
 Order = Literal["concat", "equal", "smallest"]
 MarketVectors = Literal["none", "one", "each"]
@@ -215,7 +215,7 @@ def _train(kind: Kind, stage: str, scope: Scope, run: Run, plan: Plan) -> Arrays
     epoch = epochs(scope.views, scope.layout, run, plan)
     parameters = start(kind, scope, run, plan)
     aware = plan.market_vectors != "none"
-    model, step, settle = prepare(kind, parameters, generator, plan.steps, plan.negatives, aware=aware)
+    model, step = prepare(kind, parameters, generator, plan.steps, aware=aware)
 
     def validate() -> float:
         def of(view: MarketView) -> Tensors:
@@ -226,15 +226,14 @@ def _train(kind: Kind, stage: str, scope: Scope, run: Run, plan: Plan) -> Arrays
     def batches() -> Iterator[Batch]:
         return epoch.batches(generator)
 
-    return fit(stage, model, batches, step, validate, plan.steps, run, settle=settle)
+    return fit(stage, model, batches, step, validate, plan.steps, run)
 
 
 def prepare(
-    kind: Kind, parameters: Parameters, generator: torch.Generator, steps: Steps, negatives: int, *, aware: bool = False
-) -> tuple[Trainable, Callable[[Batch], torch.Tensor], Callable[[], None]]:
-    """What `fit` takes to train the network: the model, which has copies of the parameters, the step and `settle`."""
-    reads = (2 + negatives) * max(1, steps.batch_size // (1 + negatives))
-    tables = TableAdam(parameters, steps.learning_rate, weight_decay=steps.weight_decay, reads=reads)
+    kind: Kind, parameters: Parameters, generator: torch.Generator, steps: Steps, *, aware: bool = False
+) -> tuple[Trainable, Callable[[Batch], torch.Tensor]]:
+    """What `fit` takes to train the network: the model, which has copies of the parameters, and the step."""
+    tables = TableAdam(parameters, steps.learning_rate, weight_decay=steps.weight_decay)
     weights = both(tables.parameters)
 
     def step(batch: Batch) -> torch.Tensor:
@@ -247,7 +246,7 @@ def prepare(
         tables.update(slope, others)
         return loss
 
-    return Trainable(tables.parameters, tables, generator), step, tables.settle
+    return Trainable(tables.parameters, tables, generator), step
 
 
 def start(kind: Kind, scope: Scope, run: Run, plan: Plan) -> Parameters:

@@ -223,18 +223,12 @@ def fit(
     steps: Steps,
     run: Run,
     *,
-    settle: Callable[[], None] = lambda: None,
     along: str | None = None,
 ) -> Arrays:
-    """As `fit_steps`, with a step that changes the parameters itself and returns its loss, for optimisers of its own.
-
-    `settle` is called at the end of each epoch, before anybody looks at the parameters.
-    """
+    """As `fit_steps`, with a `step` that changes the parameters itself and returns its loss."""
 
     def epoch() -> dict[str, float]:
-        losses = [step(batch) for batch in batches()]
-        settle()
-        return {"loss": float(torch.stack(losses).mean())}
+        return {"loss": float(torch.stack([step(batch) for batch in batches()]).mean())}
 
     if along is None:
         trained = train(stage, model, epoch, validate, run.monitor, steps.schedule)
