@@ -108,9 +108,9 @@ def durations(lines: pd.DataFrame) -> pd.DataFrame:
     """Processor seconds of a run, its sum over markets, and the scalars that its last stage updates or solves for."""
     seconds = lines.pivot_table(index="label", columns="target", values="processor_seconds", dropna=False)
     whole = seconds.sum(axis=1, skipna=False).map("{:.0f}".format).replace("nan", "—")
-    spent = lines.groupby("label")["updated"].max()
+    spent = lines.groupby("label")["updated"].max().map(words.count, na_action="ignore").astype(object).fillna("—")
     shown = seconds.map("{:.1f}".format, na_action="ignore").astype(object).fillna("—")
-    return shown.assign(all=whole, updated=spent.map(words.count))
+    return shown.assign(all=whole, updated=spent)
 
 
 def below_popularity(lines: pd.DataFrame) -> str:

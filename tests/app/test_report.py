@@ -71,6 +71,13 @@ def test_methods_below_popularity_are_named_in_the_two_largest_markets() -> None
     assert text.endswith("ca (0.3000): EASE (0.2000). uk (0.1000): none.")
 
 
+def test_a_cost_that_nobody_noted_is_a_dash() -> None:
+    lines = pd.DataFrame({"label": ["A", "B"], "target": "uk", "processor_seconds": [2.0, None], "updated": [9, None]})
+    shown = report.durations(lines)
+    assert list(shown.loc["A"]) == ["2.0", "2", "9"]
+    assert list(shown.loc["B"]) == ["—", "—", "—"]
+
+
 def test_an_unknown_study_is_named(store: Store) -> None:
     with pytest.raises(NotFoundError, match="nobody"):
         report.study_results(store, "nobody", "ndcg@10")
