@@ -82,7 +82,7 @@ def corpus(digest: str) -> Corpus:
     return load_corpus(get_store(), digest)
 
 
-@st.cache_resource(show_spinner=False)
+@st.cache_resource(show_spinner="Reading the methods …")
 def methods() -> dict[str, MethodInfo]:
     """All methods; the first call takes seconds, because it imports torch."""
     return load()

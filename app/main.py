@@ -14,6 +14,7 @@ PAGES = {
     "compare": ("Compare", ":material/bar_chart:"),
     "inspect": ("Inspect", ":material/person_search:"),
     "markets": ("Markets", ":material/public:"),
+    "methods": ("Methods", ":material/menu_book:"),
 }
 
 

@@ -37,7 +37,10 @@ def methods(given: StudySpec | None, tag: str, faults: list[CmrError]) -> tuple[
 
 
 def _method(info: MethodInfo, initial: list[MethodChoice], key: str, faults: list[CmrError]) -> list[MethodChoice]:
-    st.caption(frame.literal(info.summary))
+    st.page_link(
+        "views/methods.py", label=frame.literal(info.summary), icon=":material/menu_book:",
+        query_params={"method": info.name}, help="What it does, and where it stands here",
+    )  # fmt: skip
     if not forms.fields(info.config) and not info.combines:
         st.caption("This method has no settings.")
         return [MethodChoice(method=info.name)]

@@ -10,7 +10,7 @@ import sys
 import typer
 
 from cmr_core.errors import CmrError
-from worker.commands import data, develop, results, runs, serve, studies
+from worker.commands import data, develop, methods, results, runs, serve, studies
 
 app = typer.Typer(
     name="cmr",
@@ -21,7 +21,7 @@ app = typer.Typer(
 )
 app.add_typer(data.app, name="data")
 app.add_typer(studies.app, name="study")
-for module in (serve, runs, results, develop):
+for module in (serve, runs, results, methods, develop):
     module.register(app)
 
 

@@ -16,7 +16,7 @@ from worker.store.audit import Actor
 from worker.store.session import Store
 from worker.store.studies import launch_study
 
-PAGES = ("home", "studies", "study", "launch", "runs", "run", "compare", "inspect", "markets")
+PAGES = ("home", "studies", "study", "launch", "runs", "run", "compare", "inspect", "markets", "methods")
 Open = Callable[..., AppTest]
 
 
@@ -76,6 +76,7 @@ PARAMETERS = {
     "compare": ("corpus", "protocol", "metric", "k", "view", "row", "target", "against"),
     "inspect": ("corpus", "protocol", "market", "run", "metric", "order", "user", "why", "rank"),
     "markets": ("corpus",),
+    "methods": ("method", "corpus", "protocol"),
     "study": ("study",),
 }
 CASES = [

@@ -390,6 +390,21 @@ def test_empty_store_lists_nothing_without_a_fault(cmr: Cmr) -> None:
         assert cmr(*words) == (0, "", "")
 
 
+def test_methods_are_listed_and_one_is_described(cmr: Cmr) -> None:
+    from cmr_core.models.registry import load
+
+    code, out, _ = cmr("methods")
+    assert code == 0
+    assert [line.split("\t")[0] for line in out.splitlines()] == list(load())
+    code, out, _ = cmr("methods", "forec")
+    assert code == 0
+    assert out.startswith("FOREC (forec, cross-market)")
+    assert "fork_epochs = 25" in out
+    code, _, err = cmr("methods", "nope")
+    assert code == 1
+    assert "Methods: acmr, " in err
+
+
 def test_worker_without_a_gpu_says_so(cmr: Cmr, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     code, _, err = cmr("worker", "--device", "gpu")
@@ -399,7 +414,7 @@ def test_worker_without_a_gpu_says_so(cmr: Cmr, monkeypatch: pytest.MonkeyPatch)
 
 def test_every_command_explains_itself(cmr: Cmr) -> None:
     commands = ["up", "worker", "app", "reaper", "migrate", "launch", "runs", "show", "cancel", "retry"]
-    commands += ["export", "recommend", "studies", "check"]
+    commands += ["export", "recommend", "studies", "methods", "check"]
     for words in [
         *([name] for name in commands),
         ["data"],
