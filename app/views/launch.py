@@ -121,11 +121,14 @@ def _price(store: Store, spec: StudySpec | CmrError) -> None:
     left, right = st.columns(2)
     left.metric("New runs", words.count(new))
     right.metric("Computing time", ("≈ " + words.duration(cost.seconds)) if new else "none")
-    st.caption(
-        f"{words.plural(cost.runs, 'run')} in all, {words.count(cost.reused)} of them there already. The time is for "
-        f"one worker; it is known from earlier runs for {words.count(cost.known)} of the new ones and taken as a "
-        "minute for each of the others."
-    )
+    said = f"{words.plural(cost.runs, 'run')} in all, {words.count(cost.reused)} of them there already. "
+    if new:
+        st.caption(
+            f"{said}The time is for one worker; it is known from earlier runs for {words.count(cost.known)} of the new "
+            "ones and taken as a minute for each of the others."
+        )
+    else:
+        st.caption(f"{said}Nothing is left to compute: launching puts them together under this name.")
     may = auth.allowed("launch")
     if st.button("Launch", type="primary", disabled=not may, width="stretch", key="launch"):
         actions.launch(store, spec, then="views/runs.py")
