@@ -20,7 +20,7 @@ from cmr_core.models.registry import register
 from cmr_core.models.towers import Parameters
 from cmr_core.training.monitor import shared_key
 
-DEVIATION = 0.02  # of the first item and market vectors
+DEVIATION = 0.02  # of the first item and market vectors where no other one is set
 WINDOW = 32  # batches whose pairs are sorted by length together, so that few lengths meet in one
 
 
@@ -44,6 +44,12 @@ class ACMRConfig(PointwiseConfig):
         100, ge=1, le=5000, description="Passes over the target's training pairs at most with target-only"
     )
     finetune: bool = Field(True, description="Go on with the target's pairs alone after pre-training")
+    start_deviation: float | None = Field(
+        None,
+        gt=0,
+        le=10,
+        description="Standard deviation of the first item and market vectors; empty: 0.02; in the authors' code 1",
+    )
     acmr_neg: Literal["market", "static_global"] = Field(
         "market",
         description="Negatives of the own market in every epoch, or of all markets, drawn once (authors' code)",
@@ -107,7 +113,7 @@ class Stage:
             c.dimensions,
             c.layers,
             explicit_user=c.explicit_user,
-            deviation=DEVIATION,
+            deviation=DEVIATION if c.start_deviation is None else c.start_deviation,
         )
 
     def train(
@@ -206,7 +212,8 @@ class ACMR:
         views = {"all": task.markets, "target-only": (task.target,), "without-target": task.sources}[c.pretrain]
         by_target = c.pretrain_stop == "target"
         judges = (task.target,) if by_target else views
-        settings = c.model_dump(exclude={name for name in ACMRConfig.model_fields if name.startswith("finetune")})
+        later = {name for name in ACMRConfig.model_fields if name.startswith("finetune")}
+        settings = c.model_dump(exclude=later, exclude_none=True)  # a setting that is not made leaves the stage its key
         # where the target judges, its rule decides when to stop and not what is trained: the passes are shared
         rule = "" if by_target else run.validate.digest
         names = [[view.name for view in some] for some in (views, () if by_target else judges)]

@@ -315,7 +315,12 @@ def test_pretraining_without_the_target_does_not_learn_from_its_pairs() -> None:
 
 def test_switches_of_the_authors_code_change_what_is_learned() -> None:
     plain = fit().weights["item.vectors"]
-    for change in ({"acmr_neg": "static_global"}, {"history_includes_candidate": True}, {"market_embeddings": False}):
+    for change in (
+        {"acmr_neg": "static_global"},
+        {"history_includes_candidate": True},
+        {"market_embeddings": False},
+        {"start_deviation": 1.0},
+    ):
         assert not np.array_equal(fit(**change).weights["item.vectors"], plain), change
 
 
