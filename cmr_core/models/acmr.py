@@ -21,6 +21,7 @@ from cmr_core.models.towers import Parameters
 from cmr_core.training.monitor import shared_key
 
 DEVIATION = 0.02  # of the first item and market vectors where no other one is set
+STOPPING = {"valid_users", "patience", "patience_reset", "epochs", "alone_epochs"}  # decide when, not what is trained
 WINDOW = 32  # batches whose pairs are sorted by length together, so that few lengths meet in one
 
 
@@ -213,6 +214,8 @@ class ACMR:
         by_target = c.pretrain_stop == "target"
         judges = (task.target,) if by_target else views
         later = {name for name in ACMRConfig.model_fields if name.startswith("finetune")}
+        if by_target:
+            later |= STOPPING
         settings = c.model_dump(exclude=later, exclude_none=True)  # a setting that is not made leaves the stage its key
         # where the target judges, its rule decides when to stop and not what is trained: the passes are shared
         rule = "" if by_target else run.validate.digest
