@@ -201,9 +201,9 @@ class Bert4Rec:
     published, learned little on small markets).
 
     Under leave-one-out with sampled-market candidates it beats popularity on all markets (one seed, NDCG@10 of ca .414,
-    uk .515; popularity .378, .438). Tried on jp's validation: dropout 0.5 (0.285 instead of 0.342), no popular start with dropout 0.4 (0.339), a fifth hidden
-    with dropout 0.4 (0.333), and, with items at 0.02, weights from N(0, 0.02) and a step size of 5e-3 (neither
-    learned).
+    uk .515; popularity .378, .438). Tried on jp's validation: dropout 0.5 (0.285 instead of 0.342), no popular start
+    with dropout 0.4 (0.339), a fifth hidden with dropout 0.4 (0.333), and, with items at 0.02, weights from N(0, 0.02)
+    and a step size of 5e-3 (neither learned).
 
     Memory: (items + network) x 3 with Adam, and hidden places of a step x items for the softmax, which costs an epoch
     copies * masked * pairs * items * D.
