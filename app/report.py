@@ -20,11 +20,12 @@ import pandas as pd
 
 from app import comparison, exports, queries, words
 from cmr_core import published
-from cmr_core.errors import NotFoundError
+from cmr_core.errors import CmrError, NotFoundError
 from cmr_core.models import registry
+from worker.commands.opening import opened
 from worker.store.artifacts import load_table
 from worker.store.corpora import get_corpus, market_names
-from worker.store.session import Store, open_store
+from worker.store.session import Store
 from worker.store.studies import list_studies, study_spec
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
@@ -166,8 +167,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     if options.study is None:
         render(options.out)
-    else:
-        write(open_store(), options.study, options.out, add=options.add)
+        return
+    try:
+        write(opened(), options.study, options.out, add=options.add)
+    except CmrError as error:
+        raise SystemExit(error.explain()) from None
 
 
 def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:

@@ -83,6 +83,11 @@ def test_an_unknown_study_is_named(store: Store) -> None:
         report.study_results(store, "nobody", "ndcg@10")
 
 
+def test_the_command_says_what_is_wrong_without_a_traceback(store: Store, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="There is no study 'nobody'"):
+        report.main(["nobody", "--out", str(tmp_path)])
+
+
 def test_a_table_in_markdown() -> None:
     frame = pd.DataFrame({"uk": ["**0.2**"], "jp": ["0.1"]}, index=["EASE"])
     assert report.markdown(frame) == "|  | uk | jp |\n| --- | ---: | ---: |\n| EASE | **0.2** | 0.1 |"
