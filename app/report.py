@@ -22,10 +22,9 @@ from app import comparison, exports, queries, words
 from cmr_core import published
 from cmr_core.errors import CmrError, NotFoundError
 from cmr_core.models import registry
-from worker.commands.opening import opened
 from worker.store.artifacts import load_table
 from worker.store.corpora import get_corpus, market_names
-from worker.store.session import Store
+from worker.store.session import Store, open_store
 from worker.store.studies import list_studies, study_spec
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
@@ -169,7 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         render(options.out)
         return
     try:
-        write(opened(), options.study, options.out, add=options.add)
+        write(open_store(), options.study, options.out, add=options.add)
     except CmrError as error:
         raise SystemExit(error.explain()) from None
 
