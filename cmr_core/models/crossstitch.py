@@ -52,7 +52,7 @@ class CrossStitch:
     of users and items are shared, towers 2d-128-64-32-1. Memory: (U + I) d, three times for Adam. An epoch costs, for
     each pair, as many passes of a tower as there are tasks.
     Under leave-one-out with sampled-market candidates the defaults stay below popularity on ca and uk (one seed,
-    NDCG@10 .374 and .435; popularity .378 and .438): they overfit. Tried on uk: weight decay 3e-4 with a step of 2e-3
+    NDCG@10 .374 and .435; popularity .378 and .438). Tried on uk: weight decay 3e-4 with a step of 2e-3
     (.504, still rising after 50 passes); not on ca.
     """
 
