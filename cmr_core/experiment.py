@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import random
 import time
@@ -136,11 +137,18 @@ def _member(job: JobSpec, split: Split, context: Run, find: Find, at: int) -> Fi
 
 
 def torch_device(device: Device) -> str:
-    """The torch device for "cpu" or "gpu". Raises DeviceError where there is no GPU: nothing falls back."""
+    """The torch device for "cpu" or "gpu". Raises DeviceError where there is no GPU: nothing falls back.
+
+    With "gpu" the process uses from now on only algorithms that give the same result every time: many sums on a GPU
+    otherwise come in whatever order its threads end in, and the same seed no longer gives the same model.
+    """
     if device == "cpu":
         return "cpu"
     if not torch.cuda.is_available():
         raise DeviceError("The job asks for a GPU and this machine has none.", hint="Choose cpu, or a GPU worker.")
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it once, when the first product is made
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined] # we read nothing that nobody wrote
     return "cuda:0"
 
 

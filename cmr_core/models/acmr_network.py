@@ -23,6 +23,7 @@ from cmr_core.models.transformer import apply_norm, layer, norm
 NAME = "acmr"
 PLACES = 3072  # places of sequences at once: what a layer makes of them stays within a processor's second cache
 TRAINED = 10_000  # the same in training, where each group of sequences has costs of its own
+ON_GPU = 256  # times as many are worth the launches of a group on a GPU: 400 MB for the widest layer's outputs
 EXACT = 12  # histories up to this length are never padded; longer ones by a sixth at most
 
 
@@ -105,6 +106,11 @@ def by_length(count: torch.Tensor, most: int) -> Iterator[tuple[torch.Tensor, in
                 yield part, width
 
 
+def _most(places: int, near: torch.Tensor) -> int:
+    """`places`, or more of them where `near` lies on a GPU."""
+    return places * (ON_GPU if near.is_cuda else 1)
+
+
 def _widths(longest: int) -> list[int]:
     found = list(range(1, EXACT + 1))
     while found[-1] < longest:
@@ -159,7 +165,7 @@ class Reader:
         begin = history.start[batch.user]
         count, skip = self._count(batch)
         rows, found = [], []
-        for part, width in by_length(count, max(1, TRAINED // batch.item.shape[1])):
+        for part, width in by_length(count, _most(TRAINED, count) // batch.item.shape[1]):
             past = slots(history.items, begin[part], count[part], None if skip is None else skip[part], width, nothing)
             market = weights["markets"][batch.market[part]] if "markets" in weights else None
             read = embed(weights, vectors[past.items], market, self.noise)[:, :, None]
@@ -231,11 +237,12 @@ def acmr(weights: Tensors, user: torch.Tensor, item: torch.Tensor) -> torch.Tens
     begin = weights["history.start"][user[:, 0]]
     count = weights["history.start"][user[:, 0] + 1] - begin
     logits = vectors.new_empty(torch.broadcast_shapes(user.shape, item.shape))  # type: ignore[no-untyped-call]
-    for part, width in by_length(count, max(PLACES // item.shape[1], 1)):
+    places = _most(PLACES, count)
+    for part, width in by_length(count, places // item.shape[1]):
         past = slots(weights["history.items"], begin[part], count[part], None, width, nothing)
         absent = None if past.absent is None else past.absent[:, :, None]
         history = vectors[:, past.items, None]
-        for columns in torch.split(torch.arange(item.shape[1], device=item.device), max(1, PLACES // (width + 1))):
+        for columns in torch.split(torch.arange(item.shape[1], device=item.device), max(1, places // (width + 1))):
             asked = item[:, columns] if len(item) == 1 else item[part][:, columns]
             logits[part[:, None], columns] = encode(weights, history, vectors[:, asked], absent, heads)
     return logits

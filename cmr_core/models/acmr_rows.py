@@ -25,12 +25,15 @@ class FixedRows:
     ) -> None:
         place = {view.name: at for at, view in enumerate(layout.views)}
         user, item, drawn, market = [], [], [], []
+        has = np.zeros(layout.n_items, dtype=bool)
         for view in views:
             rows, known = layout.users(view), layout.items(view)
             order = np.argsort(view.train.user, kind="stable")
             owners, first = np.unique(view.train.user[order], return_index=True)
             for owner, own in zip(owners, np.split(known[view.train.item[order]], first[1:]), strict=True):
-                free = np.setdiff1d(np.arange(layout.n_items), own)
+                has[own] = True
+                free = np.flatnonzero(~has)
+                has[own] = False
                 if not len(free):
                     continue
                 chosen = torch.randperm(len(free), generator=generator, device=generator.device).cpu().numpy()

@@ -30,6 +30,8 @@ from cmr_core.models.towers import Parameters
 class MultitaskConfig(PointwiseConfig):
     """Settings of every multi-task method."""
 
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Adam's weight decay on all parameters")
     dimensions: int = Field(32, ge=1, le=1024, description="Length of each user's and item's vector")
     dropout: float = Field(0.3, ge=0, lt=1, description="Share of the units that are left out in training")
     tasks: Literal["target-and-sources", "each-market"] = Field(
