@@ -1,8 +1,8 @@
 """The tables of docs/results.md: from finished runs to `results.csv`, and from that file alone to the tables.
 
-    python -m app.report STUDY          # the study's finished runs
-    python -m app.report STUDY --add    # and what `results.csv` holds of other methods, markets and protocols
-    python -m app.report                # the tables again, from `results.csv` as it is
+    python -m app.report STUDY ...          # the finished runs of one study, or of several as one table
+    python -m app.report STUDY ... --add    # and what `results.csv` holds of other methods, markets and protocols
+    python -m app.report                    # the tables again, from `results.csv` as it is
 
 `results.csv` has one line per configuration, market, protocol and metric, as the page Compare shows it and made by the
 same functions, with the value of each seed, the cost and the date. With `--add` a long table can be made in several
@@ -20,12 +20,13 @@ import pandas as pd
 
 from app import comparison, exports, queries, words
 from cmr_core import published
-from cmr_core.errors import CmrError, NotFoundError
+from cmr_core.errors import CmrError, NotFoundError, SpecError
 from cmr_core.models import registry
 from worker.store.artifacts import load_table
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store, open_store
 from worker.store.studies import list_studies, study_spec
+from worker.store.tables import StudyRow
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
 METRICS = ("ndcg@10", "recall@10")
@@ -34,29 +35,55 @@ COST = ["seconds", "processor_seconds", "updated"]
 POPULARITY = "popularity"
 
 
-def study_results(store: Store, name: str, metric: str) -> dict[str, pd.DataFrame]:
-    """Finished runs of the newest study called `name`, by protocol in words. Raises NotFoundError."""
-    found = [row for row in list_studies(store) if name in (row.name, row.id)]
-    if not found:
-        raise NotFoundError(f"There is no study {name!r}.", hint="`cmr studies` lists them.")
-    corpus = get_corpus(store, study_spec(found[0]).corpus)
-    mine = queries.study_runs(store, found[0].id).set_index("run_id")
-    around = mine["environment"].map(lambda known: float((known or {}).get("processor_seconds", "nan")))
+def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, pd.DataFrame]:
+    """Finished runs of the newest studies with these names, by protocol in words, as `of_several` makes one table.
+
+    Raises NotFoundError; SpecError where the studies are about different corpora.
+    """
+    studies = [_study(store, name) for name in names]
+    corpora = {study_spec(study).corpus: get_corpus(store, study_spec(study).corpus) for study in studies}
+    if len({corpus.digest for corpus in corpora.values()}) > 1:
+        raise SpecError(f"The studies are about different corpora: {', '.join(corpora)}.", hint="Report them apart.")
+    corpus = next(iter(corpora.values()))
+    mine = pd.concat([queries.study_runs(store, study.id).assign(place=at) for at, study in enumerate(studies)])
+    mine = mine.drop_duplicates("run_id").set_index("run_id")
+    around = mine["environment"].map(lambda known: known or {})
+    spent = around.map(lambda known: float(known.get("processor_seconds", "nan")))
+    device = around.map(lambda known: "cpu" if known.get("device", "cpu") == "cpu" else "gpu")
     tables = {}
     for row in queries.protocols(store, corpus.digest).itertuples():
         runs = queries.results(store, corpus.digest, str(row.protocol), metric)
         runs = runs[runs["run_id"].isin(mine.index)]
         if len(runs):
-            labelled = comparison.label_rows(runs, market_names(corpus))
-            tables[str(row.text)] = labelled.assign(processor_seconds=labelled["run_id"].map(around))
+            chosen = of_several(runs.assign(place=runs["run_id"].map(mine["place"]))) if len(studies) > 1 else runs
+            labelled = comparison.label_rows(chosen, market_names(corpus))
+            own = labelled["run_id"]
+            tables[str(row.text)] = labelled.assign(processor_seconds=own.map(spent), device=own.map(device))
     return tables
 
 
-def rows(store: Store, study: str) -> pd.DataFrame:
-    """The lines of `results.csv` that the study's finished runs make. Raises NotFoundError."""
+def of_several(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs of several studies as one table, in which a label is one configuration.
+
+    `place` is that of the first study that has the run. Where several have runs of one label, market and seed, as when
+    a default has changed or a run was made on a GPU too, those of the first one count.
+    """
+    first = runs.groupby(["label", "target", "seed"])["place"].transform("min")
+    return runs[runs["place"] == first].assign(configuration=lambda chosen: chosen["label"])
+
+
+def _study(store: Store, name: str) -> StudyRow:
+    found = [row for row in list_studies(store) if name in (row.name, row.id)]
+    if not found:
+        raise NotFoundError(f"There is no study {name!r}.", hint="`cmr studies` lists them.")
+    return found[0]
+
+
+def rows(store: Store, studies: Sequence[str]) -> pd.DataFrame:
+    """The lines of `results.csv` that the studies' finished runs make. Raises as `study_results`."""
     parts = []
     for metric in METRICS:
-        for text, runs in study_results(store, study, metric).items():
+        for text, runs in study_results(store, studies, metric).items():
             parts.append(comparison.export_rows(compared(store, runs, metric), text).merge(_costs(runs)))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEY)
 
@@ -139,10 +166,10 @@ def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
     return wide.reindex(columns=found.targets).map("{:.4f}".format)
 
 
-def write(store: Store, study: str, folder: Path, *, add: bool = False) -> None:
-    """Renew `results.csv` from the study's finished runs, then `results.md`. Raises NotFoundError."""
+def write(store: Store, studies: Sequence[str], folder: Path, *, add: bool = False) -> None:
+    """Renew `results.csv` from the studies' finished runs, then `results.md`. Raises as `study_results`."""
     table = folder / "results.csv"
-    lines = rows(store, study)
+    lines = rows(store, studies)
     if add and table.exists():
         lines = added(lines, pd.read_csv(table))
     table.write_bytes(exports.csv(lines))
@@ -157,14 +184,14 @@ def render(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Write the tables of a study."""
+    """Write the tables of studies."""
     parser = argparse.ArgumentParser(prog="python -m app.report", description=main.__doc__)
-    parser.add_argument("study", nargs="?", help="name or id of a study; without one the tables are rendered again")
+    parser.add_argument("study", nargs="*", help="names or ids of studies; without one the tables are rendered again")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder with results.md")
-    parser.add_argument("--add", action="store_true", help="keep the lines of results.csv that the study has not")
+    parser.add_argument("--add", action="store_true", help="keep the lines of results.csv that the studies have not")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    if options.study is None:
+    if not options.study:
         render(options.out)
         return
     try:
@@ -190,6 +217,10 @@ def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
     if metric == METRICS[0]:
         yield "Processor seconds of a run, shared stages where they are built, and scalars updated last:"
         yield markdown(durations(lines))
+        there = lines[lines["devices"].str.contains("gpu", na=False)]
+        if len(there):
+            markets = there.groupby("label")["target"].agg(" ".join)
+            yield f"On a GPU: {'; '.join(f'{label} ({names})' for label, names in markets.items())}."
 
 
 def _costs(runs: pd.DataFrame) -> pd.DataFrame:
@@ -198,7 +229,8 @@ def _costs(runs: pd.DataFrame) -> pd.DataFrame:
     groups = spent.sort_values("seed").groupby(["label", "target"])
     by_seed = groups["value"].agg(lambda values: " ".join(f"{value:.6f}" for value in values)).rename("by_seed")
     # a shared stage is built in one of the seeds' or markets' runs: the mean hides nothing, a median would
-    return groups[COST].mean().join(by_seed).reset_index()
+    devices = groups["device"].agg(lambda names: " ".join(sorted(set(names)))).rename("devices")
+    return groups[COST].mean().join([by_seed, devices]).reset_index()
 
 
 def _families() -> dict[str, str]:

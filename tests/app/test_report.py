@@ -17,12 +17,12 @@ def test_the_tables_hold_the_stores_means_and_keep_what_stands_before_them(store
     page = tmp_path / "results.md"
     page.write_text(f"# Mine\n\nWords.\n\n{report.MARK}\n\nold tables\n", encoding="utf-8")
     study = list_studies(store)[-1]
-    report.write(store, study.name, tmp_path)
+    report.write(store, [study.name], tmp_path)
     text = page.read_text(encoding="utf-8")
     assert text.startswith("# Mine\n\nWords.\n\n" + report.MARK)
     assert "old tables" not in text
     rows = pd.read_csv(tmp_path / "results.csv", comment="#")
-    for protocol, runs in report.study_results(store, study.name, "ndcg@10").items():
+    for protocol, runs in report.study_results(store, [study.name], "ndcg@10").items():
         expected = runs.groupby(["label", "target"])["value"].mean()
         mine = rows[(rows["protocol"] == protocol) & (rows["metric"] == "ndcg@10")].set_index(["label", "target"])
         assert set(mine.index) == set(expected.index)
@@ -32,9 +32,9 @@ def test_the_tables_hold_the_stores_means_and_keep_what_stands_before_them(store
 
 def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store: Store, tmp_path: Path) -> None:
     study = list_studies(store)[-1].name
-    report.write(store, study, tmp_path)
+    report.write(store, [study], tmp_path)
     once, page = pd.read_csv(tmp_path / "results.csv"), (tmp_path / "results.md").read_text(encoding="utf-8")
-    report.write(store, study, tmp_path, add=True)
+    report.write(store, [study], tmp_path, add=True)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "results.csv"), once)
     assert (tmp_path / "results.md").read_text(encoding="utf-8") == page
     (tmp_path / "results.md").unlink()
@@ -42,7 +42,7 @@ def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store
     assert page.endswith((tmp_path / "results.md").read_text(encoding="utf-8"))
     other = once.assign(label="Earlier " + once["label"], mean=0.001, reference="Somebody else", date="2020-01-31")
     pd.concat([once.assign(mean=0.5), other]).to_csv(tmp_path / "results.csv", index=False)
-    report.write(store, study, tmp_path, add=True)
+    report.write(store, [study], tmp_path, add=True)
     lines = pd.read_csv(tmp_path / "results.csv")
     assert len(lines) == len(once) + len(other)
     assert lines["mean"].iloc[: len(once)].to_numpy() == pytest.approx(once["mean"].to_numpy())
@@ -54,7 +54,7 @@ def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store
 
 
 def test_each_line_has_the_value_of_each_seed(store: Store) -> None:
-    lines = report.rows(store, list_studies(store)[-1].name)
+    lines = report.rows(store, [list_studies(store)[-1].name])
     for line in lines.itertuples():
         values = [float(value) for value in str(line.by_seed).split()]
         assert len(values) == line.seeds
@@ -80,7 +80,7 @@ def test_a_cost_that_nobody_noted_is_a_dash() -> None:
 
 def test_an_unknown_study_is_named(store: Store) -> None:
     with pytest.raises(NotFoundError, match="nobody"):
-        report.study_results(store, "nobody", "ndcg@10")
+        report.study_results(store, ["nobody"], "ndcg@10")
 
 
 def test_the_command_says_what_is_wrong_without_a_traceback(store: Store, tmp_path: Path) -> None:
@@ -91,3 +91,25 @@ def test_the_command_says_what_is_wrong_without_a_traceback(store: Store, tmp_pa
 def test_a_table_in_markdown() -> None:
     frame = pd.DataFrame({"uk": ["**0.2**"], "jp": ["0.1"]}, index=["EASE"])
     assert report.markdown(frame) == "|  | uk | jp |\n| --- | ---: | ---: |\n| EASE | **0.2** | 0.1 |"
+
+
+def test_of_several_studies_the_first_that_has_a_run_counts(store: Store, tmp_path: Path) -> None:
+    runs = pd.DataFrame(
+        [("A", "jp", 0, 1, "new"), ("A", "jp", 0, 2, "old"), ("A", "jp", 1, 2, "more"), ("A", "uk", 0, 2, "only")],
+        columns=["label", "target", "seed", "place", "configuration"],
+    )
+    chosen = report.of_several(runs)
+    assert chosen["place"].tolist() == [1, 2, 2]
+    assert set(chosen["configuration"]) == {"A"}
+    name = list_studies(store)[-1].name
+    once, twice = (report.rows(store, names) for names in ([name], [name, name]))
+    pd.testing.assert_frame_equal(once, twice)
+
+
+def test_what_ran_on_a_gpu_is_named(store: Store, tmp_path: Path) -> None:
+    lines = report.rows(store, [list_studies(store)[-1].name])
+    assert set(lines["devices"]) == {"cpu"}
+    assert "On a GPU" not in "".join(report.sections(lines))
+    first = lines["label"].iloc[0]
+    text = "".join(report.sections(lines.assign(devices=lines["devices"].where(lines["label"] != first, "cpu gpu"))))
+    assert f"On a GPU: {first} (" in text
