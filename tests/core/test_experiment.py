@@ -21,7 +21,7 @@ from cmr_core.data.market import Corpus
 from cmr_core.data.split import make_split
 from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import Cancelled, DeviceError, SpecError
-from cmr_core.experiment import run
+from cmr_core.experiment import run, torch_device
 from cmr_core.models.base import rebuild
 from cmr_core.spec import JobSpec, parse
 from cmr_core.training.monitor import QuietMonitor
@@ -95,6 +95,21 @@ def test_a_missing_gpu_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="this machine has none"):
         run(job(corpus, budget={"device": "gpu"}), corpus, QuietMonitor())
+
+
+def test_on_a_gpu_every_sum_has_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        assert torch_device("cpu") == "cpu"
+        assert torch.are_deterministic_algorithms_enabled() == before
+        assert torch_device("gpu") == "cuda:0"
+        assert torch.are_deterministic_algorithms_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def test_a_cancel_is_seen_at_every_report(corpus: Corpus) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cmr_core.interfaces import MarketView, Pairs, Task
+from cmr_core.models import graph as graphs
 from cmr_core.models.graph import Graph, build_graph, combined_graph, market_graph
 
 
@@ -48,6 +49,18 @@ def test_a_path_by_hand() -> None:
     torch.testing.assert_close(graph.propagate(x), torch.tensor([[4 * root], [4 * root], [3 * root]]))
     torch.testing.assert_close(graph.mean_layers(x, 1), (x + graph.propagate(x)) / 2)
     np.testing.assert_array_equal(graph.degree, [1, 1, 2])
+
+
+def test_the_product_in_fixed_order_equals_the_plain_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    # item 0 has every user, in three segments and a part; the last user and item have nothing
+    n_users = 3 * graphs.SEGMENT + 5
+    pairs = [(user, 0) for user in range(n_users - 1)] + [(user, 1) for user in range(0, n_users - 1, 3)]
+    graph = market_graph(view("m", n_users, [3, 5, 7], pairs), "cpu")
+    x = torch.randn(n_users + 3, 5, generator=torch.Generator().manual_seed(0))
+    expected = graph.matrix @ x
+    torch.testing.assert_close(graph.ordered_product(x), expected)
+    monkeypatch.setattr(graphs, "CELLS", 2 * len(graph.matrix.values()) + 1)  # blocks of two columns, and one left over
+    torch.testing.assert_close(graph.ordered_product(x), expected)
 
 
 @given(seed=st.integers(0, 10_000), layers=st.integers(0, 4))
