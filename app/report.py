@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from sqlalchemy.exc import DatabaseError
 
 from app import comparison, exports, queries, words
 from cmr_core import published
@@ -194,10 +195,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.study:
         render(options.out)
         return
+    store = open_store()
     try:
-        write(open_store(), options.study, options.out, add=options.add)
+        write(store, options.study, options.out, add=options.add)
     except CmrError as error:
         raise SystemExit(error.explain()) from None
+    except DatabaseError as error:
+        place = store.settings.root
+        raise SystemExit(
+            f"Error: the store in {place} cannot be read: {error.orig}.\n"
+            "What to do: set CMR_HOME to the folder of your store, or make a new one with ./cmr up."
+        ) from None
 
 
 def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:

@@ -9,7 +9,8 @@ import pytest
 
 from app import report
 from cmr_core.errors import NotFoundError
-from worker.store.session import Store
+from worker.settings import Settings
+from worker.store.session import Store, open_store
 from worker.store.studies import list_studies
 
 
@@ -86,6 +87,14 @@ def test_an_unknown_study_is_named(store: Store) -> None:
 def test_the_command_says_what_is_wrong_without_a_traceback(store: Store, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="There is no study 'nobody'"):
         report.main(["nobody", "--out", str(tmp_path)])
+
+
+def test_a_store_without_tables_is_told_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    empty = open_store(Settings(home=tmp_path))
+    monkeypatch.setattr(report, "open_store", lambda: empty)
+    with pytest.raises(SystemExit, match=r"cannot be read: no such table.*\nWhat to do: set CMR_HOME"):
+        report.main(["nobody", "--out", str(tmp_path)])
+    empty.close()
 
 
 def test_a_table_in_markdown() -> None:

@@ -108,6 +108,20 @@ def test_launch_watch_compare_inspect(page: playwright.Page, house: House) -> No
     expect(page.get_by_role("heading", name="Has had")).to_be_visible()
 
 
+def test_a_method_is_described_and_shows_where_it_stands(page: playwright.Page, house: House) -> None:
+    plant, _ = house
+    if not queries.state_counts(plant.store).get("succeeded"):
+        launch(page, "Popularity", "de")
+        wait("a finished run", lambda: queries.state_counts(plant.store).get("succeeded", 0) >= 1, 120)
+    page.goto("/methods?method=popularity")
+    expect(page.get_by_role("heading", name="Popularity", exact=True)).to_be_visible(timeout=90_000)
+    expect(page.get_by_role("heading", name="Where it stands")).to_be_visible()
+    expect(page.locator(".js-plotly-plot").first).to_be_visible()
+    expect(page.get_by_text("In study files: popularity")).to_be_visible()
+    page.get_by_role("link", name="Intervals and tests: Compare").click()
+    expect(page.locator('[data-testid="stTable"]')).to_contain_text("Popularity")
+
+
 def test_progress_is_seen_and_cancel_stops(page: playwright.Page, house: House) -> None:
     plant, _ = house
     page.goto("/launch")
