@@ -45,10 +45,11 @@ class Comparison:
 
     def note(self) -> str:
         """N, seeds and date in words."""
-        users = self.cells.drop_duplicates("target")["n"].sum()
-        seeds, date = self.cells["seeds"].max(), self.cells["date"].max()
-        seen = f"N {words.count(users)} test users · up to {words.plural(int(seeds), 'seed')}"
-        return f"{seen} · newest run {words.day(date)}"
+        users = self.cells.groupby("target")["n"].max()
+        each = ", ".join(f"{target} {words.count(n)}" for target, n in users.items())
+        seen = f"N {words.count(users.sum())} test users" + (f" ({each})" if len(users) > 1 else "")
+        seeds, date = words.plural(int(self.cells["seeds"].max()), "seed"), words.day(self.cells["date"].max())
+        return f"{seen} · up to {seeds} · newest run {date}"
 
 
 def label_rows(results: pd.DataFrame, markets: Sequence[str]) -> pd.DataFrame:
@@ -82,18 +83,22 @@ def assemble(metric: str, parts: Sequence[pd.DataFrame]) -> Comparison:
     cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*CELL, *TEST])
     tests = adjust(cells.astype({"p_wilcoxon": float}))
     tests["place"] = tests.groupby("target")["mean"].rank(ascending=False, method="min")
-    order = tests.groupby("label")["mean"].mean().sort_values(ascending=False).index
+    # a mean over some markets is no rank among means over all of them
+    order = tests.groupby("label")["mean"].agg(["size", "mean"]).sort_values(["size", "mean"], ascending=False).index
     tests["label"] = pd.Categorical(tests["label"], categories=list(order), ordered=True)
     ordered = tests.sort_values(["label", "target"], ignore_index=True)
     return Comparison(metric, ordered.astype({"label": object})[[*CELL, *TEST, *FAMILY, "place"]])
 
 
 def means(results: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, from stored means alone: label, method, target, mean, n, best method first. No intervals."""
+    """Means over seeds, from stored means alone: label, method, target, mean, n, best method first. No intervals.
+
+    Methods that have all markets stand before those that lack some.
+    """
     cells = results.groupby(["label", "method", "target"], as_index=False).agg(mean=("value", "mean"), n=("n", "max"))
-    level = cells.groupby("label")["mean"].transform("mean")
-    order = pd.DataFrame({"level": -level, "label": cells["label"], "target": cells["target"]})
-    return cells.loc[order.sort_values(["level", "label", "target"]).index].reset_index(drop=True)
+    groups = cells.groupby("label")["mean"]
+    order = cells[["label", "target"]].assign(markets=-groups.transform("size"), level=-groups.transform("mean"))
+    return cells.loc[order.sort_values(["markets", "level", "label", "target"]).index].reset_index(drop=True)
 
 
 def market(
@@ -147,7 +152,8 @@ def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table as text, and beside it each cell's style ("best", "second" or ""). Rows methods, columns markets.
 
     ▲ and ▼: better or worse than the market's reference, Holm-corrected p < 0.05. The last column is the mean over
-    markets, for methods that have all of them.
+    markets, for methods that have all of them; it is not marked, as a small market with few users counts as
+    much as a large one. Where rows rest on different numbers of seeds, another column says so.
     """
     cells = comparison.cells
     rows, columns = list(comparison.labels), comparison.targets
@@ -163,8 +169,10 @@ def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
         style.at[label, target] = {1: "best", 2: "second"}.get(int(cell["place"]), "")
     means = cells.pivot(index="label", columns="target", values="mean").reindex(rows).dropna().mean(axis=1)
     text.loc[means.index, "mean"] = means.map("{:.4f}".format)
-    for place, name in ((1, "best"), (2, "second")):
-        style.loc[means.index[means.rank(ascending=False, method="min") == place], "mean"] = name
+    few, many = (cells.groupby("label")["seeds"].agg(how).reindex(rows).astype(int) for how in ("min", "max"))
+    if few.min() < many.max():  # rows that rest on different numbers of seeds say so
+        text["seeds"] = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(few, many, strict=True)]
+        style["seeds"] = ""
     return text, style
 
 

@@ -67,7 +67,9 @@ def compared(stands: pd.DataFrame) -> pd.DataFrame:
     """The same as a table: a row per market, a column per series, and who is best."""
     wide = stands.pivot_table(index="label", columns="series", values="value", sort=False)
     holder = stands[stands["series"] == BEST].set_index("label")["holder"]
-    table = wide.assign(**{"Which is": holder, "Test users": stands.groupby("label")["n"].max()})
+    table = wide.rename(columns={BEST: "Best"}).assign(
+        **{"Which is": holder, "Test users": stands.groupby("label")["n"].max()}
+    )
     return table.rename_axis("Market", axis=0).rename_axis(None, axis=1).reset_index()
 
 

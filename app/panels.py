@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import pandas as pd
@@ -15,12 +17,14 @@ from worker.store.session import Store
 
 STYLES = {
     "best": "font-weight: 700",
-    "second": "box-shadow: inset 0 -2px 0 currentColor",
+    "second": "text-decoration: underline; text-underline-offset: 3px",
     "paper": "opacity: 0.75; font-style: italic",
     "": "",
 }
 MOST_ROWS, TALL = 18, 700  # rows of a table, and the pixels in which longer ones scroll
 MOST_SIGNS = 28  # of a method's name that stays on one line
+UNWEIGHTED = "The mean counts every market alike, and has no interval and no test."
+OTHERS = "A name with # is one of several configurations of that name, or ran on another device: see the page Run."
 BEYOND = ("coverage", "novelty", "popularity", "gini")
 
 
@@ -73,7 +77,7 @@ def table(view: View) -> None:
     view.caption(
         ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or "
         "worse than the market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, "
-        "p < 0.05."
+        f"p < 0.05. {UNWEIGHTED}" + (f" {OTHERS}" if has_twins(view.table.labels) else "")
     )
     notes = [f"{view.title}, {view.text}", view.table.note(), f"protocol {view.protocol}"]
     name = f"{view.metric.replace('@', '-at-')}-{view.protocol[:8]}"
@@ -82,6 +86,11 @@ def table(view: View) -> None:
         st.download_button("CSV", rows, f"{name}.csv", "text/csv", on_click="ignore")
         st.download_button("LaTeX", _latex(view, text, style, notes), f"{name}.tex", "text/plain", on_click="ignore")
         st.caption("Charts are saved as PNG with the camera above each of them.")
+
+
+def has_twins(labels: Iterable[str]) -> bool:
+    """Whether a label was told apart from another of its name (see `comparison.label_rows`)."""
+    return any(re.search(r" #[0-9a-f]{4}$", label) for label in labels)
 
 
 def grid(text: pd.DataFrame, style: pd.DataFrame) -> None:

@@ -10,11 +10,11 @@ from app.charts.picture import attention, scatter, shares, weights
 from app.charts.quality import add_published, bars, groups, outcomes, richness
 from app.charts.single import contributions, curves
 from app.charts.study import ablation, halves, sensitivity
-from app.charts.style import MANY, MARK, config, palette, series_colors
+from app.charts.style import GREY, MANY, config, palette, series_colors
 
 __all__ = [
+    "GREY",
     "MANY",
-    "MARK",
     "ablation",
     "add_published",
     "attention",

@@ -8,7 +8,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from app.charts.style import GREY, finish, short
+from app.charts.style import faint, finish, short
 
 LINE = 22  # pixels per method
 
@@ -48,7 +48,7 @@ def _series(rows: pd.DataFrame, name: str, color: str, *, shown: bool) -> go.Sca
     spread = None
     if "low" in rows:
         ends = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"]}
-        spread = {"type": "data", "thickness": 1, "width": 0, "color": GREY, **ends}
+        spread = {"type": "data", "thickness": 1.5, "width": 0, "color": faint(color), **ends}
     return go.Scatter(
         x=rows["value"],
         y=rows["label"],

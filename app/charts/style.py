@@ -29,15 +29,15 @@ def config(name: str) -> dict[str, Any]:
 def palette(labels: Mapping[str, str], colors: Mapping[str, str]) -> dict[str, str]:
     """Colour of each label, given each label's method and each method's colour.
 
-    The first configuration of a method has the method's own colour, further ones are lighter or darker.
+    The first configuration of a method, by name, has the method's own colour, further ones are lighter or darker.
     """
     seen: dict[str, int] = {}
     result = {}
-    for label, method in labels.items():
-        step = seen.get(method, 0)
-        seen[method] = step + 1
-        result[label] = _shade(colors.get(method, "#7f868e"), step)
-    return result
+    for label in sorted(labels):
+        step = seen.get(labels[label], 0)
+        seen[labels[label]] = step + 1
+        result[label] = _shade(colors.get(labels[label], GREY), step)
+    return {label: result[label] for label in labels}
 
 
 def series_colors(names: Sequence[str]) -> dict[str, str]:

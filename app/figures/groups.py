@@ -30,7 +30,8 @@ def sparse_and_rich(view: View, store: Store) -> None:
     order = (richness.SPARSE, richness.RICH)
     if rows["label"].nunique() > charts.MANY:
         dots = rows.rename(columns={"target": "series", "mean": "value", "half": "panel"})
-        figure = charts.dots(dots, charts.series_colors(list(half)), view.title, order)
+        known = charts.series_colors(sorted(half))  # the colour that a market has on other pages
+        figure = charts.dots(dots, {name: known[name] for name in half}, view.title, order)
     else:
         figure = charts.halves(rows, order, shared.palette(runs), view.title)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-halves"), key="halves-chart")

@@ -14,6 +14,7 @@ from worker.store.session import Store
 
 MOST_RUNS = 4
 LIST = 10
+BEST_BY = "ndcg@10"  # whose best methods are shown where nobody chose
 METRICS = ("ndcg@10", "recall@10", "ndcg@5", "recall@5", "ndcg@20", "recall@20")
 
 
@@ -34,7 +35,7 @@ def body(store: Store) -> None:
         market = frame.choose("Market", targets, "market")
     runs = queries.finished(store, digest, protocol, market)
     with right:
-        picked = _runs(runs)
+        picked = _runs(runs, _best(store, digest, protocol, market))
     runs = runs.set_index("id").loc[picked]
     tables = _tables(runs, "per_user")
     user = _user(tables)
@@ -48,14 +49,21 @@ def body(store: Store) -> None:
     _one_user(store, digest, part, runs, user)
 
 
-def _runs(runs: pd.DataFrame) -> list[str]:
+def _best(store: Store, digest: str, protocol: str, market: str) -> list[str]:
+    """Runs on the market, the best first, one of each label."""
+    found = queries.results(store, digest, protocol, BEST_BY)
+    mine = found[found["target"] == market].sort_values("value", ascending=False, kind="stable")
+    return [str(run) for run in mine.drop_duplicates("label")["run_id"]]
+
+
+def _runs(runs: pd.DataFrame, best: list[str]) -> list[str]:
     rows = zip(runs["id"], runs["label"], runs["seed"], strict=True)
     names = {run: f"{label}, seed {seed}" for run, label, seed in rows}
-    first = list(runs.drop_duplicates("label")["id"][:3])
+    first = [run for run in best if run in names][:3] or list(runs.drop_duplicates("label")["id"][:3])
     wanted = st.query_params.get_all("run")
     picked = frame.choose_many(
         f"Runs (at most {MOST_RUNS})", list(names), "run", text=names.__getitem__,
-        max_selections=max(MOST_RUNS, len(wanted)), placeholder="The first three",
+        max_selections=max(MOST_RUNS, len(wanted)), placeholder="The three best",
     )  # fmt: skip
     return (picked or first)[:MOST_RUNS]
 

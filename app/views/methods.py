@@ -62,12 +62,15 @@ def _standing(store: Store, info: MethodInfo) -> None:
     mine = labelled[labelled["method"] == info.name]
     own = labelled[labelled["label"].isin(stands["series"])]
     labels = dict(zip(own["label"], own["method"], strict=True))
-    colors = charts.palette(labels, cached.colors()) | {describing_methods.BEST: charts.MARK}
+    colors = charts.palette(labels, cached.colors()) | {describing_methods.BEST: charts.GREY}
     figure = charts.dots(stands, colors, words.metric(metric))
+    # around the dot of the method that is itself the best one, not over it
+    ring = {"symbol": "diamond-open", "size": 14, "line": {"width": 2}}
+    figure.update_traces(marker=ring, selector={"name": describing_methods.BEST})
     st.plotly_chart(figure, config=charts.config(f"{info.name}-{digest[:8]}"), key="standing")
-    number = st.column_config.NumberColumn(width="small", format="%.4f")
+    number = st.column_config.NumberColumn(format="%.4f")
     table = describing_methods.compared(stands)
-    st.dataframe(table, hide_index=True, column_config=dict.fromkeys(stands["series"].unique(), number))
+    st.dataframe(table, hide_index=True, column_config=dict.fromkeys([*stands["series"].unique(), "Best"], number))
     seeds, newest = mine.groupby(["label", "target"])["seed"].nunique().max(), mine["finished_at"].max()
     st.caption(
         f"{words.metric(metric)} · {frame.literal(text)} · means over up to {words.plural(int(seeds), 'seed')}, "

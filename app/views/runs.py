@@ -9,6 +9,7 @@ from app import actions, auth, frame, queries, words
 from worker.store.session import Store
 
 SHOWN = 200
+WIDTHS = {"Method": 220, "Market": 60, "Seed": 50, "Stage": 130, "Worker": 110, "Protocol": 130}  # pixels
 STATE_COLORS = {
     "waiting": "gray",
     "running": "blue",
@@ -80,7 +81,9 @@ def _live(store: Store, filters: dict[str, object]) -> None:
 def _status(counts: dict[str, int], alive: pd.DataFrame) -> None:
     said = [f"{words.count(n)} {queries.STATE_WORDS[state]}" for state, n in sorted(counts.items())]
     busy = int(alive["run_id"].notna().sum())
-    st.markdown(" · ".join([*said, f"**{words.plural(len(alive), 'worker')} alive**, {busy} busy"]))
+    outside = counts.get("running", 0) - busy
+    elsewhere = f", {words.plural(outside, 'run')} outside them" if outside > 0 else ""
+    st.markdown(" · ".join([*said, f"**{words.plural(len(alive), 'worker')} alive**, {busy} busy{elsewhere}"]))
     if counts.get("queued") and alive.empty:
         st.warning("Runs are waiting and no worker is alive. Start one with `./cmr worker`; nothing is lost meanwhile.")
 
@@ -113,7 +116,8 @@ def _table(runs: pd.DataFrame, key: str) -> None:
         on_select="rerun",
         selection_mode="multi-row",
         height="auto" if len(table) < 16 else 620,
-        column_config={"State": states, "Progress": bar},
+        column_config={"State": states, "Progress": bar}
+        | {name: st.column_config.Column(width=pixels) for name, pixels in WIDTHS.items()},
     )
 
 

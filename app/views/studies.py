@@ -40,10 +40,10 @@ def _launched(store: Store) -> None:
     left = studies["id"].map(progress["seconds"]).fillna(0.0)
     table = pd.DataFrame(
         {
-            "Study": studies["title"].replace("", None).fillna(studies["name"]),
             "Name": studies["name"],
+            "Study": studies["title"].replace("", None).fillna(studies["name"]),
             "Runs": studies["runs"],
-            "Over": studies["over"] / studies["runs"].clip(lower=1),
+            "Ended": studies["over"] / studies["runs"].clip(lower=1),
             "Ended badly": [_bad(progress, study_id) for study_id in studies["id"]],
             "Remaining": [_remaining(seconds, alive) for seconds in left],
             "Launched": studies["created_at"].map(words.minute),
@@ -54,7 +54,7 @@ def _launched(store: Store) -> None:
     chosen = st.dataframe(
         table, hide_index=True, key="launched", on_select="rerun", selection_mode="single-row",
         height="auto" if len(table) < 8 else 300,
-        column_config={"Over": bar, "Study": st.column_config.Column(width="medium")},  # the rest fits at 1024 pixels
+        column_config={"Ended": bar, "Study": st.column_config.Column(width="medium")},  # the rest fits at 1024 pixels
     )  # fmt: skip
     rows = [row for row in chosen["selection"]["rows"] if row < len(studies)]
     _buttons(None if not rows else str(studies["id"].iloc[rows[0]]))

@@ -78,7 +78,23 @@ def test_grid_marks_best_second_better_and_worse(table: Comparison) -> None:
     assert text.loc["WEAK", "de"].endswith(" ▼")
     assert text.loc["POP", "de"].endswith(" (ref)")
     assert list(style["de"]) == ["best", "second", ""]
-    assert list(style["mean"]) == ["best", "second", ""]
+    assert set(style["mean"]) == {""}
+
+
+def test_rows_of_different_numbers_of_seeds_say_so() -> None:
+    runs = results()
+    alike = compare(runs[runs["seed"] == 0], "ndcg@10", per_user, FAMILIES)
+    assert "seeds" not in comparison.grid(alike)[0]
+    fewer = runs[(runs["method"] != "cross") | (runs["seed"] == 0) | (runs["target"] == "de")]
+    text, _ = comparison.grid(compare(fewer, "ndcg@10", per_user, FAMILIES))
+    assert text["seeds"].to_dict() == {"CROSS": "1–2", "POP": "1", "WEAK": "1"}
+
+
+def test_a_method_that_lacks_a_market_stands_below_those_that_have_all() -> None:
+    runs = results()
+    part = runs[(runs["method"] != "cross") | (runs["target"] == "de")]
+    assert list(compare(part, "ndcg@10", per_user, FAMILIES).labels) == ["POP", "WEAK", "CROSS"]
+    assert list(comparison.means(part)["label"].drop_duplicates()) == ["POP", "WEAK", "CROSS"]
 
 
 def test_chosen_reference() -> None:

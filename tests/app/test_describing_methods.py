@@ -42,7 +42,7 @@ def cells() -> pd.DataFrame:
 def test_a_method_stands_beside_popularity_and_the_best() -> None:
     table = describing.compared(describing.standing(cells(), "ease"))
     assert list(table.columns) == [
-        "Market", "EASE", "EASE, lighter", "Popularity", describing.BEST, "Which is", "Test users",
+        "Market", "EASE", "EASE, lighter", "Popularity", "Best", "Which is", "Test users",
     ]  # fmt: skip
     assert table.astype(object).where(table.notna(), None).to_numpy().tolist() == [
         ["jp", 0.5, 0.4, 0.3, 0.5, "EASE", 9],

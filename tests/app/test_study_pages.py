@@ -169,8 +169,8 @@ def test_launched_studies_show_progress_and_what_ended_badly(done: Store, open_p
     app = open_page("studies")
     check(app)
     table = app.dataframe[0].value.set_index("Name")
-    assert table.at["help", "Over"] == 1
-    assert table.at["waiting", "Over"] == 0
+    assert table.at["help", "Ended"] == 1
+    assert table.at["waiting", "Ended"] == 0
     assert table.at["waiting", "Remaining"] == "no worker is alive"
     assert table.at["parts", "Ended badly"] == "1 failed"
     assert table.at["help", "Study"] == "What about help?"
