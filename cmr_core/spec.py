@@ -179,13 +179,16 @@ class JobSpec(Frozen):
         return self._hashed(set())
 
     def configuration(self) -> str:
-        """Digest of the fingerprint without target and seed: a row of a methods-by-markets table."""
-        return self._hashed({"seed", "target", "sources"})
+        """Digest of what makes a row of a methods-by-markets table: the fingerprint without target, seed and device.
 
-    def _hashed(self, without: set[str]) -> str:
+        A GPU draws other random numbers, as another seed does; it is no other method.
+        """
+        return self._hashed({"seed", "target", "sources"}, device="cpu")
+
+    def _hashed(self, without: set[str], device: Device | None = None) -> str:
         # without members a job is what it was before there were any: its runs are found again
         body = self.model_dump(mode="json", exclude={"budget", *without, *(() if self.members else ("members",))})
-        body["device"] = self.budget.device
+        body["device"] = device or self.budget.device
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
     def protocol(self) -> str:

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import func, select, update
 
 from cmr_core.errors import CmrError, NotFoundError, NotPermittedError, SpecError
-from cmr_core.spec import StudySpec
+from cmr_core.spec import JobSpec, StudySpec
 from tests.worker.conftest import ANALYST, tiny_corpus
 from worker.store import runs
 from worker.store.audit import Actor
@@ -219,3 +219,12 @@ def test_viewers_launch_nothing(store: Store, digest: str) -> None:
     with pytest.raises(NotPermittedError):
         launch_study(store, Actor("vic", "viewer"), study())
     assert counts(store) == (0, 0, 0)
+
+
+def test_a_gpu_makes_another_run_of_the_same_row() -> None:
+    there, here = (
+        JobSpec.model_validate({"corpus": "c" * 64, "target": "de", "method": "ease", "budget": {"device": device}})
+        for device in ("gpu", "cpu")
+    )
+    assert there.fingerprint() != here.fingerprint()
+    assert there.configuration() == here.configuration()
