@@ -114,12 +114,11 @@ class M3Rec:
     The variant `gradient` takes (b) alone: item vectors begin at node2vec's, user vectors at the mean of their training
     items' vectors, and BPR on the target's pairs trains both; no epoch at all is a choice of validation's.
 
-    With one item held out among 100 it is above popularity on in, jp, uk and ca (NDCG@10 of uk .577 against .438).
-    With events split and the whole catalogue it is above on in (.051 against .042), below on jp (.058 against .064)
-    and uk (.038 against .039); these three were measured with two passes of node2vec in place of five. `gradient` was
-    measured on in, jp and mx only (one seed, settings from their validation): with one item held out it is below the
-    closed form (.577, .461, .709 against .593, .513, .727) and above popularity; with events split it is above
-    popularity on in and mx (.055 and .051), below on jp (.047).
+    With one item held out among 100 it is above popularity on all seven markets (one seed, NDCG@10 of uk .577 against
+    .438). With events split and the whole catalogue it is above on in (.047 against .042) and below on the six others
+    (jp .051 against .064, uk .037 against .039). `gradient` was measured on in, jp and mx only (one seed, settings from
+    their validation): with one item held out it is below the closed form (.577, .461, .709 against .593, .513, .727)
+    and above popularity; with events split it is above popularity on in and mx (.055 and .051), below on jp (.047).
 
     Cost: stages (a), some seconds, and (b), some twenty seconds on one core, once for all targets; for the target up
     to ten candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a),
