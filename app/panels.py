@@ -17,7 +17,7 @@ from worker.store.session import Store
 
 STYLES = {
     "best": "font-weight: 700",
-    "second": "text-decoration: underline; text-underline-offset: 3px",
+    "second": "box-shadow: inset 0 -2px 0 currentColor",  # text in cells of st.table cannot be underlined
     "paper": "opacity: 0.75; font-style: italic",
     "": "",
 }

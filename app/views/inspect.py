@@ -42,7 +42,7 @@ def body(store: Store) -> None:
     if user is None:
         return
     st.caption(
-        f"{text} · N {len(next(iter(tables.values())))} test users in {market} · {words.day(runs['finished_at'].max())}"
+        f"{text} · N {words.count(len(next(iter(tables.values()))))} test users in {market} · {words.day(runs['finished_at'].max())}"
     )
     spec = parse(JobSpec, queries.run(store, picked[0]).spec)
     part = cached.split(digest, spec.split).market(market)
