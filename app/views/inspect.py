@@ -41,9 +41,8 @@ def body(store: Store) -> None:
     user = _user(tables)
     if user is None:
         return
-    st.caption(
-        f"{text} · N {words.count(len(next(iter(tables.values()))))} test users in {market} · {words.day(runs['finished_at'].max())}"
-    )
+    users, newest = words.count(len(next(iter(tables.values())))), words.day(runs["finished_at"].max())
+    st.caption(f"{text} · N {users} test users in {market} · {newest}")
     spec = parse(JobSpec, queries.run(store, picked[0]).spec)
     part = cached.split(digest, spec.split).market(market)
     _one_user(store, digest, part, runs, user)
