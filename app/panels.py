@@ -24,7 +24,7 @@ STYLES = {
 MOST_ROWS, TALL = 18, 700  # rows of a table, and the pixels in which longer ones scroll
 MOST_SIGNS = 28  # of a method's name that stays on one line
 UNWEIGHTED = "The mean counts every market alike, and has no interval and no test."
-OTHERS = "A name with # is one of several configurations of that name: the page Run lists its settings."
+OTHERS = "A name with # is one of several configurations of that name that differ much: its runs say in what."
 BEYOND = ("coverage", "novelty", "popularity", "gini")
 
 

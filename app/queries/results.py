@@ -37,7 +37,7 @@ def results(
     """One row per finished run: its mean of one metric in one group, and what it cost.
 
     Columns: run_id, configuration, label, method, target, seed, slice, value, n, seconds,
-    finished_at, parameters, sources.
+    finished_at, parameters, sources, settings.
     """
     query = _results(corpus, protocol, part).where(MetricRow.name == metric, MetricRow.slice == group)
     return frame(store, query)
@@ -84,6 +84,7 @@ def _results(corpus: str, protocol: str, part: str) -> Select[Any]:
         RunRow.finished_at,
         RunRow.parameters,
         RunRow.spec["sources"].label("sources"),
+        RunRow.spec["settings"].label("settings"),
     )
     return (
         select(*columns)

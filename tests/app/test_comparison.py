@@ -131,6 +131,18 @@ def test_equal_labels_of_two_configurations_are_told_apart() -> None:
     assert set(frame["label"]) == {f"same #{(method * 4)[:4]}" for method in METHODS}
 
 
+def test_configurations_that_differ_in_a_setting_or_two_are_named_by_these() -> None:
+    frame = results(label="same").assign(label="same")
+    rates = {"pop": {"rate": 0.1, "epochs": 5, "on": True}, "cross": {"rate": 0.2, "epochs": 5}, "weak": {"rate": 0.3}}
+    named = label_rows(frame.assign(settings=frame["method"].map(rates)), ["de", "jp", "uk"])
+    assert set(named["label"]) == {"same (rate=0.1)", "same (rate=0.2)", "same (rate=0.3)"}
+    much = {"pop": {"a": 1, "b": 1, "c": 1}, "cross": {"a": 2, "b": 2, "c": 2}, "weak": {"a": 3, "b": 3, "c": 3}}
+    alike = {"pop": {"a": 1}, "cross": {"a": 1}, "weak": {"a": 2}}
+    for settings in (much, alike):
+        named = label_rows(frame.assign(settings=frame["method"].map(settings)), ["de", "jp", "uk"])
+        assert set(named["label"]) == {f"same #{(method * 4)[:4]}" for method in METHODS}
+
+
 def test_costs_count_what_is_updated(table: Comparison) -> None:
     frame = comparison.costs(table, results(), "de", "parameters").set_index("label")
     assert frame.loc["CROSS", "x"] == 7
