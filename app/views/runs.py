@@ -82,7 +82,7 @@ def _status(counts: dict[str, int], alive: pd.DataFrame) -> None:
     said = [f"{words.count(n)} {queries.STATE_WORDS[state]}" for state, n in sorted(counts.items())]
     busy = int(alive["run_id"].notna().sum())
     outside = counts.get("running", 0) - busy
-    elsewhere = f", {words.plural(outside, 'run')} launched inline" if outside > 0 else ""
+    elsewhere = f", {words.plural(outside, 'run')} elsewhere" if outside > 0 else ""
     st.markdown(" · ".join([*said, f"**{words.plural(len(alive), 'worker')} alive**, {busy} busy{elsewhere}"]))
     if counts.get("queued") and alive.empty:
         st.warning("Runs are waiting and no worker is alive. Start one with `./cmr worker`; nothing is lost meanwhile.")
