@@ -23,8 +23,6 @@ STYLES = {
 }
 MOST_ROWS, TALL = 18, 700  # rows of a table, and the pixels in which longer ones scroll
 MOST_SIGNS = 28  # of a method's name that stays on one line
-UNWEIGHTED = "The mean counts every market alike, and has no interval and no test."
-OTHERS = "A name with # is one of several configurations of that name that differ much: its runs say in what."
 BEYOND = ("coverage", "novelty", "popularity", "gini")
 
 
@@ -77,7 +75,7 @@ def table(view: View) -> None:
     view.caption(
         ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or "
         "worse than the market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, "
-        f"p < 0.05. {UNWEIGHTED}" + (f" {OTHERS}" if has_twins(view.table.labels) else "")
+        f"p < 0.05. {about_rows(view.table.labels)}"
     )
     notes = [f"{view.title}, {view.text}", view.table.note(), f"protocol {view.protocol}"]
     name = f"{view.metric.replace('@', '-at-')}-{view.protocol[:8]}"
@@ -88,9 +86,12 @@ def table(view: View) -> None:
         st.caption("Charts are saved as PNG with the camera above each of them.")
 
 
-def has_twins(labels: Iterable[str]) -> bool:
-    """Whether a label was told apart from another of its name (see `comparison.label_rows`)."""
-    return any(re.search(r" #[0-9a-f]{4}$", label) for label in labels)
+def about_rows(labels: Iterable[str]) -> str:
+    """What a reader of the table must know of its rows: their mean, and names that were told apart."""
+    said = "The mean counts every market alike, and has no interval and no test."
+    if any(re.search(r" #[0-9a-f]{4}$", label) for label in labels):  # see `comparison.label_rows`
+        said += " A name with # is one of several configurations of that name that differ much: its runs say in what."
+    return said
 
 
 def grid(text: pd.DataFrame, style: pd.DataFrame) -> None:
