@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn import functional
 
 from cmr_core.models.towers import dropout
 
@@ -121,9 +120,6 @@ def _split(weights: Weights, name: str, x: torch.Tensor, heads: int) -> torch.Te
 
 def _norm(weights: Weights, name: str, x: torch.Tensor) -> torch.Tensor:
     """Layer normalisation of each column of (d, N)."""
-    if x.is_cuda:  # where a launch costs more than two transposes
-        scale, shift = weights[f"{name}.scale"], weights[f"{name}.shift"]
-        return functional.layer_norm(x.t(), scale.shape, scale, shift, EPSILON).t().contiguous()
     found: torch.Tensor = _Norm.apply(x, weights[f"{name}.scale"], weights[f"{name}.shift"])  # type: ignore[no-untyped-call]
     return found
 
@@ -191,8 +187,6 @@ def _dots(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
 
 def _mean(share: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """(heads, e, L', B): sums over L of share (heads, L', L, B) times value (heads, e, L, B)."""
-    if share.is_cuda:  # where a launch costs more than the sums
-        return torch.einsum("hqlb,helb->heqb", share, value)
     found = share[:, None, :, 0] * value[:, :, None, 0]
     for at in range(1, share.shape[2]):  # one large product and its sum would take as long and much more memory
         found.addcmul_(share[:, None, :, at], value[:, :, None, at])

@@ -48,13 +48,14 @@ def apply_layer(
     activation: Activation = "relu",
     rate: float = 0.0,
     generator: torch.Generator | None = None,
+    inside: bool = True,
 ) -> torch.Tensor:
     """One layer on (B, L, d); `absent` (B, L) bool marks places that nobody attends to, at least one must be present.
 
-    O(B L d^2 + B L^2 d).
+    `inside`: dropout falls inside the two sublayers too, as in torch's own layers. O(B L d^2 + B L^2 d).
     """
-    mixed = apply_attention(weights, name, x, absent, heads, rate=rate, generator=generator)
-    return apply_rest(weights, name, x, mixed, activation=activation, rate=rate, generator=generator)
+    mixed = apply_attention(weights, name, x, absent, heads, rate=rate if inside else 0.0, generator=generator)
+    return apply_rest(weights, name, x, mixed, activation=activation, rate=rate, generator=generator, inside=inside)
 
 
 def apply_attention(
@@ -81,6 +82,7 @@ def apply_rest(
     activation: Activation = "relu",
     rate: float = 0.0,
     generator: torch.Generator | None = None,
+    inside: bool = True,
 ) -> torch.Tensor:
     """The second half: places `x` (B, L, d) and what was brought to them, `mixed` (B, heads, L, d / heads).
 
@@ -90,7 +92,7 @@ def apply_rest(
     x = apply_norm(weights, f"{name}.norm1", x + dropout(out, rate, generator))
     raised = apply_linear(weights, f"{name}.up", x)
     raised = functional.gelu(raised) if activation == "gelu" else functional.relu(raised)
-    lowered = apply_linear(weights, f"{name}.down", dropout(raised, rate, generator))
+    lowered = apply_linear(weights, f"{name}.down", dropout(raised, rate if inside else 0.0, generator))
     return apply_norm(weights, f"{name}.norm2", x + dropout(lowered, rate, generator))
 
 

@@ -13,9 +13,9 @@ import torch
 from cmr_core.errors import SpecError, TrainingError
 from cmr_core.explain.attention import attend_to
 from cmr_core.interfaces import FloatArray, IntArray, MarketView, Run, Task
-from cmr_core.models import neural
+from cmr_core.models import acmr_network, neural, transformer
 from cmr_core.models.acmr import ACMR, ACMRConfig, Stage
-from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, slots, start
+from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, encode, encode_rows, slots, start
 from cmr_core.models.acmr_rows import FixedRows
 from cmr_core.models.columns import Noise, apply_first_layer, apply_layer, joint
 from cmr_core.models.neural import NeuralScorer, score_pairs
@@ -122,6 +122,52 @@ def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(hidde
     one = torch.autograd.grad((only * upstream[:, -1:]).sum(), [shared, last])
     other = torch.autograd.grad((theirs[:, -1:] * upstream[:, -1:]).sum(), [shared, last])
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("explicit", [False, True])
+def test_what_a_gpu_computes_is_the_same_and_so_are_its_gradients(hidden: bool, explicit: bool) -> None:
+    generator = torch.Generator().manual_seed(5)
+    d, n, users, candidates = 8, 5, 3, 4
+    found = start(generator, 10, 0, d, 2, explicit_user=explicit, deviation=1.0)
+    weights = {name: value.requires_grad_() for name, value in rough(found).items()}
+    joined = joint(weights)
+    history = torch.randn(d, n, 1, users, generator=generator, requires_grad=True)
+    candidate = torch.randn(d, candidates, users, generator=generator, requires_grad=True)
+    absent = torch.zeros(n, 1, users, dtype=torch.bool)
+    absent[3:, 0, 1] = True
+    gone = absent if hidden else None
+    one = encode(joined, history, candidate, gone, 2)
+    other = encode_rows(joined, history, candidate, gone, 2)
+    torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    upstream = torch.randn(one.shape, generator=generator)
+    leaves = [history, candidate, *(value for name, value in weights.items() if name.startswith(("layer", "output")))]
+    torch.testing.assert_close(
+        torch.autograd.grad((one * upstream).sum(), leaves),
+        torch.autograd.grad((other * upstream).sum(), leaves),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_padded_batches_train_alike_and_draw_dropout_for_the_two_sublayers_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view, generator = big_market(), torch.Generator().manual_seed(0)
+    layout = Layout([view])
+    weights = rough(start(generator, layout.n_items, 1, 8, 2, explicit_user=True, deviation=0.02))
+    batch = next(Rows(layout, 3, "cpu").batches(400, generator))
+    histories = Histories.of(layout, 50, generator)
+    grouped = Reader(histories, 2, Noise(), with_candidate=False).logits(weights, batch)
+    longest = int(histories.start.diff()[batch.user].max())
+    monkeypatch.setattr(acmr_network, "encode", encode_rows)
+    monkeypatch.setattr(acmr_network, "_groups", lambda count, most: iter([(torch.arange(len(count)), longest)]))
+    padded = Reader(histories, 2, Noise(), with_candidate=False).logits(weights, batch)
+    torch.testing.assert_close(padded, grouped, rtol=1e-3, atol=1e-4)
+    seen: list[torch.Size] = []
+    monkeypatch.setattr(transformer, "dropout", lambda x, rate, _: seen.append(x.shape if rate else torch.Size()) or x)
+    Reader(histories, 2, Noise(0.5, generator), with_candidate=False).logits(weights, batch)
+    assert [len(shape) and shape[-1] for shape in seen] == [8, 0, 8] * 2  # not on the inner maps' 32
 
 
 def big_market() -> MarketView:
