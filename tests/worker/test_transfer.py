@@ -208,6 +208,22 @@ def test_models_go_along_only_where_asked_for(here: tuple[Store, str], there: St
     assert "imported without it" in caught.value.hint
 
 
+def test_only_the_asked_places_of_the_lists_go_along(here: tuple[Store, str], there: Store, exported: bytes) -> None:
+    out = io.BytesIO()
+    export_study(here[0], ANALYST, here[1], out, places=2)
+    done = import_study(there, BOB, out.getvalue())
+    for fingerprint, run in {run.fingerprint: run for run in runs.list_runs(here[0])}.items():
+        other = next(r for r in runs.list_runs(there) if r.fingerprint == fingerprint)
+        whole, cut = (load_table(*one, "topk") for one in ((here[0], run.id), (there, other.id)))
+        assert whole["rank"].max() > 2
+        pd.testing.assert_frame_equal(cut, whole[whole["rank"] <= 2].reset_index(drop=True))
+        for kind in set(TABLES) - {"topk"}:
+            pd.testing.assert_frame_equal(load_table(there, other.id, kind), load_table(here[0], run.id, kind))
+    assert len(done.added) == 6
+    again = import_study(there, BOB, exported)
+    assert len(again.there) == 6  # the whole lists come with a run that is new, not into one that is there
+
+
 def test_export_leaves_out_what_has_not_succeeded_and_overwrites_nothing(
     store: Store, digest: str, tmp_path: Path
 ) -> None:

@@ -71,6 +71,9 @@ def export(
     study: Annotated[str, STUDY],
     file: Annotated[Path, typer.Argument(help="File to write, e.g. study.zip; it must not exist.")],
     models: Annotated[bool, typer.Option("--models", help="Include the fitted models: a much larger file.")] = False,
+    places: Annotated[
+        int | None, typer.Option(min=1, help="Recommendations per user to include; absent: all, most of the file.")
+    ] = None,
 ) -> None:
     """Write a study's succeeded runs to one file for another machine. The corpus stays here; users' ids do not."""
     from worker.commands.opening import opened
@@ -79,7 +82,7 @@ def export(
     from worker.store.study_export import export_study
 
     store = opened()
-    done = export_study(store, LOCAL, find_study(store, study), file, models=models)
+    done = export_study(store, LOCAL, find_study(store, study), file, models=models, places=places)
     left = f"; {done.left_out} others have not succeeded and are left out" if done.left_out else ""
     typer.echo(f"Wrote {file}: {done.runs} runs{left}")
 

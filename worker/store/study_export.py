@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -14,7 +15,7 @@ from sqlalchemy import select
 
 from cmr_core.errors import ConflictError, NotFoundError
 from cmr_core.spec import parse
-from worker.store.artifacts import TABLES
+from worker.store.artifacts import TABLES, load_table, to_parquet
 from worker.store.audit import Actor, record, require
 from worker.store.clock import now
 from worker.store.corpora import get_corpus, market_names
@@ -34,11 +35,20 @@ class Exported:
     left_out: int
 
 
-def export_study(store: Store, actor: Actor, study_id: str, out: Path | IO[bytes], *, models: bool = False) -> Exported:
+def export_study(
+    store: Store,
+    actor: Actor,
+    study_id: str,
+    out: Path | IO[bytes],
+    *,
+    models: bool = False,
+    places: int | None = None,
+) -> Exported:
     """Write the study's succeeded runs to a new file, or into an open one. With `models` also what was fitted.
 
-    The per-user tables hold the users' ids. Nothing is left at a path when it fails. Raises NotFoundError where there
-    is no such study or no succeeded run, ConflictError for a file that exists, IntegrityError for damaged bytes.
+    Of each user's list of recommendations the first `places` go along, or all: they are most of a file. The per-user
+    tables hold the users' ids. Nothing is left at a path when it fails. Raises NotFoundError where there is no such
+    study or no succeeded run, ConflictError for a file that exists, IntegrityError for damaged bytes.
     """
     require(actor, "export study")
     study = get_study(store, study_id)
@@ -49,9 +59,10 @@ def export_study(store: Store, actor: Actor, study_id: str, out: Path | IO[bytes
     with _opened(out) as file, Writer(file) as writer:
         writer.add_entry("study.json", _study(store, study, done[0].corpus))
         for run in done:
-            entry = _run(store, run, models)
-            for sha256 in entry.blobs().values():
-                writer.add(f"blobs/{sha256}", store.blobs.get(sha256))
+            cut = {} if places is None else _cut(store, run, places)
+            entry = _run(store, run, models, {kind: hashlib.sha256(data).hexdigest() for kind, data in cut.items()})
+            for kind, sha256 in entry.blobs().items():
+                writer.add(f"blobs/{sha256}", cut[kind] if kind in cut else store.blobs.get(sha256))
             writer.add_entry(f"runs/{entry.spec.fingerprint()}.json", entry)
     with store.begin() as session:
         record(session, actor, "export study", study.id, {"name": study.name, "runs": len(done), "models": models})
@@ -90,7 +101,14 @@ def _study(store: Store, study: StudyRow, corpus_digest: str) -> StudyEntry:
     return parse(StudyEntry, body, subject=f"study to export ({study.id})")
 
 
-def _run(store: Store, run: RunRow, models: bool) -> RunEntry:
+def _cut(store: Store, run: RunRow, places: int) -> dict[str, bytes]:
+    """The run's tables that a file with `places` recommendations per user holds in another form, by kind."""
+    lists = load_table(store, run.id, "topk")
+    return {"topk": to_parquet(lists[lists["rank"] <= places].reset_index(drop=True))}
+
+
+def _run(store: Store, run: RunRow, models: bool, changed: Mapping[str, str]) -> RunEntry:
+    """`changed`: by kind, the SHA-256 of what takes the place of a stored artifact."""
     kinds = (*TABLES, "model") if models else TABLES
     with store.read() as session:
         metrics = session.scalars(select(MetricRow).filter_by(run_id=run.id).order_by(*MetricRow.__table__.primary_key))
@@ -102,6 +120,8 @@ def _run(store: Store, run: RunRow, models: bool) -> RunEntry:
             **{name: getattr(run, name) for name in RunEntry.model_fields if hasattr(run, name)},
             "metrics": [{n: getattr(m, n) for n in ("part", "slice", "name", "value", "n")} for m in metrics],
             "stages": [{n: getattr(s, n) for n in ("name", "seconds", "cached")} for s in stages],
-            "artifacts": [{n: getattr(a, n) for n in ("kind", "sha256", "created_at")} for a in artifacts],
+            "artifacts": [
+                {"kind": a.kind, "sha256": changed.get(a.kind, a.sha256), "created_at": a.created_at} for a in artifacts
+            ],
         }
     return parse(RunEntry, body, subject=f"run to export ({run.id})")
