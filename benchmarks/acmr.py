@@ -32,10 +32,10 @@ from cmr_core.data.split import make_split
 from cmr_core.data.synthetic import synthetic
 from cmr_core.interfaces import Run, Task
 from cmr_core.models.acmr import WINDOW, ACMRConfig, Stage
-from cmr_core.models.acmr_network import NAME, TRAINED, Reader, by_length
+from cmr_core.models.acmr_network import NAME, TRAINED, Reader, Sized, by_length
 from cmr_core.models.columns import Noise, apply_layer, joint
 from cmr_core.models.neural import score_pairs
-from cmr_core.models.pointwise import Batch, Rows, bce
+from cmr_core.models.pointwise import Rows, bce
 from cmr_core.spec import SplitSpec
 from cmr_core.training.checkpoint import adam
 from cmr_core.training.monitor import QuietMonitor
@@ -54,7 +54,7 @@ class NoRows:
         return float("nan")
 
 
-def groups(reader: Reader, batch: Batch) -> list[Group]:
+def groups(reader: Reader, batch: Sized) -> list[Group]:
     """The sequences of a batch as they go through the layers."""
     count, _ = reader._count(batch)
     width = batch.item.shape[1]
@@ -114,14 +114,14 @@ def training(task: Task, config: ACMRConfig, windows: int) -> dict[str, float]:
         enable_nested_tensor=False,
     )
 
-    def steps(batches: Sequence[Batch]) -> None:
+    def steps(batches: Sequence[Sized]) -> None:
         for batch in batches:
             loss = bce(reader.logits(weights, batch))
             model.optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             model.optimizer.step()
 
-    def window(batches: Sequence[Batch]) -> None:
+    def window(batches: Sequence[Sized]) -> None:
         shapes = [groups(reader, batch) for batch in batches]
         times["epoch"] += seconds(lambda: steps(batches))
         times["layers"] += seconds(lambda: each(lambda shape: layers_alone(config, weights, noise, shape), shapes))
@@ -131,7 +131,7 @@ def training(task: Task, config: ACMRConfig, windows: int) -> dict[str, float]:
 
     times, counts = {"epoch": 0.0, "layers": 0.0, "torch": 0.0}, {"pairs": 0, "places": 0}
     epoch = reader.arrange(rows.batches(WINDOW * config.batch_size, generator), config.batch_size, generator)
-    drawn: list[Batch] = []
+    drawn: list[Sized] = []
     for _ in range(windows):
         begin = time.process_time()
         drawn = list(islice(epoch, WINDOW))

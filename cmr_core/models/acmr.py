@@ -148,6 +148,7 @@ class Stage:
             steps,
             self.run,
             along=along,
+            replayed=True,
         )
 
     def served(self, weights: Parameters, view: MarketView) -> Parameters:

@@ -92,7 +92,7 @@ def slots(
         read = read + ((skip >= 0) & (slot >= skip)).long()
     found = items[read.clamp_(max=len(items) - 1)].masked_fill_(slot >= count, nothing)
     absent = slot >= count.clamp(min=1)
-    return Slots(found, absent if bool(absent.any()) else None)
+    return Slots(found, absent if _on_gpu(absent) or bool(absent.any()) else None)  # to ask would make a GPU wait
 
 
 def by_length(count: torch.Tensor, most: int) -> Iterator[tuple[torch.Tensor, int]]:
@@ -107,11 +107,8 @@ def by_length(count: torch.Tensor, most: int) -> Iterator[tuple[torch.Tensor, in
                 yield part, width
 
 
-def _groups(count: torch.Tensor, most: int) -> Iterator[tuple[torch.Tensor, int]]:
-    """`by_length`, or on a GPU all rows at once, padded: there a launch costs more than what it computes."""
-    if count.is_cuda:
-        return iter([(torch.arange(len(count), device=count.device), max(1, int(count.max())))])
-    return by_length(count, most)
+def _on_gpu(near: torch.Tensor) -> bool:
+    return near.is_cuda
 
 
 def _widths(longest: int) -> list[int]:
@@ -145,6 +142,15 @@ def start(
     return found | linear("output", dimensions * (2 if explicit_user else 1), 1, generator)
 
 
+class Sized(NamedTuple):
+    """A batch of training pairs, and the places of its longest history, rounded up so that few widths occur."""
+
+    user: torch.Tensor  # (P,)
+    item: torch.Tensor  # (P, 1 + k)
+    market: torch.Tensor  # (P,)
+    width: int
+
+
 class Reader:
     """Logits of training batches, with dropout, from live parameters in the rows of a layout."""
 
@@ -152,15 +158,19 @@ class Reader:
         self.histories, self.heads, self.noise = histories, heads, noise
         self.with_candidate = with_candidate  # whether a history holds the positive that it is asked about
 
-    def arrange(self, batches: Iterator[Batch], size: int, generator: torch.Generator) -> Iterator[Batch]:
+    def arrange(self, batches: Iterator[Batch], size: int, generator: torch.Generator) -> Iterator[Sized]:
         """Large batches as small ones of `size` examples, in random order, each of histories of about equal length."""
         for batch in batches:
             order = torch.argsort(self._count(batch)[0])
             parts = torch.split(order, max(1, size // batch.item.shape[1]))
             for at in torch.randperm(len(parts), generator=generator, device=generator.device).tolist():
-                yield Batch(*(array[parts[at]] for array in batch))
+                yield self.sized(Batch(*(array[parts[at]] for array in batch)))
 
-    def logits(self, weights: Tensors, batch: Batch) -> torch.Tensor:
+    def sized(self, batch: Batch) -> Sized:
+        """The batch, and how wide it is."""
+        return Sized(*batch, _widths(max(1, int(self._count(batch)[0].max())))[-1])
+
+    def logits(self, weights: Tensors, batch: Sized) -> torch.Tensor:
         """(P, 1 + k). All candidates of a row see the same history, which goes through the first layer once."""
         history, nothing = self.histories, len(weights["item.vectors"])
         weights = joint(weights)
@@ -168,7 +178,7 @@ class Reader:
         begin = history.start[batch.user]
         count, skip = self._count(batch)
         rows, found = [], []
-        for part, width in _groups(count, TRAINED // batch.item.shape[1]):
+        for part, width in self._groups(batch, count):
             past = slots(history.items, begin[part], count[part], None if skip is None else skip[part], width, nothing)
             market = weights["markets"][batch.market[part]] if "markets" in weights else None
             read = embed(weights, vectors[past.items], market, self.noise)[:, :, None]
@@ -178,7 +188,13 @@ class Reader:
             rows.append(part)
         return found[0] if len(found) == 1 else torch.cat(found)[torch.argsort(torch.cat(rows))]
 
-    def _count(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _groups(self, batch: Sized, count: torch.Tensor) -> Iterator[tuple[torch.Tensor, int]]:
+        """`by_length`, or on a GPU all rows at once, padded: there a launch costs more than what it computes."""
+        if _on_gpu(count):
+            return iter([(torch.arange(len(count), device=count.device), batch.width)])
+        return by_length(count, TRAINED // batch.item.shape[1])
+
+    def _count(self, batch: Batch | Sized) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Items (P,) of the histories that are read, and the place (P,) of the one that is not."""
         count = self.histories.start[batch.user + 1] - self.histories.start[batch.user]
         if self.with_candidate:
@@ -205,7 +221,7 @@ def encode(
 
     `absent` (n, *a). Without explicit user modelling the last layer is computed for the candidate alone.
     """
-    if history.is_cuda:
+    if _on_gpu(history):
         return encode_rows(weights, history, candidate, absent, heads, noise)
     size, n = history.shape[:2]
     grid = torch.broadcast_shapes(history.shape[2:], candidate.shape[1:])  # type: ignore[no-untyped-call]
@@ -272,7 +288,7 @@ def acmr(weights: Tensors, user: torch.Tensor, item: torch.Tensor) -> torch.Tens
     begin = weights["history.start"][user[:, 0]]
     count = weights["history.start"][user[:, 0] + 1] - begin
     logits = vectors.new_empty(torch.broadcast_shapes(user.shape, item.shape))  # type: ignore[no-untyped-call]
-    places = PLACES * (ON_GPU if count.is_cuda else 1)
+    places = PLACES * (ON_GPU if _on_gpu(count) else 1)
     for part, width in by_length(count, places // item.shape[1]):
         past = slots(weights["history.items"], begin[part], count[part], None, width, nothing)
         absent = None if past.absent is None else past.absent[:, :, None]

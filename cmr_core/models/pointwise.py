@@ -19,6 +19,7 @@ from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import Trainable, adam
 from cmr_core.training.loop import Schedule, train, train_along
+from cmr_core.training.replay import Replayed
 
 B = TypeVar("B")
 
@@ -192,12 +193,14 @@ def fit_steps(
     rates: Mapping[str, float] | None = None,
     clip: float | None = None,
     along: str | None = None,
+    replayed: bool = False,
 ) -> Arrays:
     """Adam on the mean `loss` of each batch of an epoch; everything random comes from `generator`.
 
     `clip` bounds the norm of the whole gradient. `along`: the key of `training.loop.train_along`, where runs that are
-    judged differently train alike. Returns the parameters at the best validation value, and `best` (2,),
-    its epoch and value. Raises as `training.loop.train`.
+    judged differently train alike. `replayed`: on a GPU record the steps, if `loss` allows it (`training.replay`).
+    Returns the parameters at the best validation value, and `best` (2,), its epoch and value. Raises as
+    `training.loop.train`.
     """
     model = adam(parameters, steps.learning_rate, generator, weight_decay=steps.weight_decay, rates=rates)
     values = list(parameters.values())
@@ -211,6 +214,8 @@ def fit_steps(
         model.optimizer.step()
         return found.detach()
 
+    if replayed and run.device != "cpu":
+        return fit(stage, model, batches, Replayed(step, model), validate, steps, run, along=along)
     return fit(stage, model, batches, step, validate, steps, run, along=along)
 
 

@@ -12,10 +12,20 @@ import numpy as np
 import pytest
 import torch
 
+from cmr_core.evaluation.evaluate import Judge
 from cmr_core.experiment import torch_device
+from cmr_core.interfaces import Run
+from cmr_core.models.acmr import ACMRConfig, Stage
+from cmr_core.models.acmr_network import Reader, Sized
+from cmr_core.models.columns import Noise
 from cmr_core.models.neural import NeuralScorer
+from cmr_core.models.pointwise import Rows, bce
 from cmr_core.models.registry import MethodInfo, load
-from tests.conformance.board import SIZE, TARGET, Fits, fit
+from cmr_core.spec import EvalSpec
+from cmr_core.training.checkpoint import Position, adam, pack, unpack
+from cmr_core.training.monitor import QuietMonitor
+from cmr_core.training.replay import Replayed
+from tests.conformance.board import SIZE, SOURCES, TARGET, Fits, fit
 from tests.conformance.test_methods import EVERYBODY, PERSONAL, assert_same
 
 if not torch.cuda.is_available():
@@ -44,6 +54,39 @@ def test_finds_the_only_right_answer_there_too(info: MethodInfo, fits: Fits) -> 
 @every_method
 def test_same_seed_same_arrays_there_too(info: MethodInfo, fits: Fits) -> None:
     assert_same(fit(info, fits.split, device=GPU), fit(info, fits.split, device=GPU))
+
+
+def test_recorded_steps_are_the_steps(fits: Fits) -> None:
+    run = Run(0, GPU, Judge(fits.split, EvalSpec()), QuietMonitor())
+    config = ACMRConfig(dimensions=16, heads=2, layers=2, batch_size=128)
+
+    def after(replayed: bool) -> dict[str, torch.Tensor]:
+        stage = Stage(config, fits.split.task(TARGET, SOURCES), run)
+        generator = stage.fresh()
+        model = adam(stage.initial(generator), 1e-3, generator)
+        reader = Reader(stage.histories, 2, Noise(0.3, generator), with_candidate=False)
+        rows = Rows(stage.layout, 4, GPU)
+
+        def plain(batch: Sized) -> torch.Tensor:
+            loss = bce(reader.logits(model.parameters, batch))
+            model.optimizer.zero_grad()
+            loss.backward()
+            model.optimizer.step()
+            return loss.detach()
+
+        step = Replayed(plain, model) if replayed else plain
+        losses: list[torch.Tensor] = []
+        for epoch in range(4):
+            losses += [step(batch) for batch in reader.arrange(rows.batches(1024, generator), 128, generator)]
+            if epoch == 2:  # as a checkpoint that is taken up does
+                unpack(model, pack(model, Position()))
+        if isinstance(step, Replayed):
+            assert len(losses) > 2 * len(step._records) > 0  # most of them were replayed
+        return {**model.parameters, "losses": torch.stack(losses)}
+
+    one, other = after(False), after(True)
+    for name, value in one.items():
+        assert torch.equal(value, other[name]), name
 
 
 @every_method

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cmr_core.errors import SpecError, TrainingError
 from cmr_core.explain.attention import attend_to
@@ -150,24 +151,32 @@ def test_what_a_gpu_computes_is_the_same_and_so_are_its_gradients(hidden: bool, 
     )
 
 
-def test_padded_batches_train_alike_and_draw_dropout_for_the_two_sublayers_only(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class Asking(TorchDispatchMode):
+    """Refuses what makes a processor wait for a GPU, and what cannot be recorded there."""
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        assert function.overloadpacket.__name__ not in {"_local_scalar_dense", "nonzero", "equal", "masked_select"}
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_step_on_a_gpu_is_the_same_and_can_be_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     view, generator = big_market(), torch.Generator().manual_seed(0)
     layout = Layout([view])
     weights = rough(start(generator, layout.n_items, 1, 8, 2, explicit_user=True, deviation=0.02))
-    batch = next(Rows(layout, 3, "cpu").batches(400, generator))
     histories = Histories.of(layout, 50, generator)
-    grouped = Reader(histories, 2, Noise(), with_candidate=False).logits(weights, batch)
-    longest = int(histories.start.diff()[batch.user].max())
-    monkeypatch.setattr(acmr_network, "encode", encode_rows)
-    monkeypatch.setattr(acmr_network, "_groups", lambda count, most: iter([(torch.arange(len(count)), longest)]))
-    padded = Reader(histories, 2, Noise(), with_candidate=False).logits(weights, batch)
-    torch.testing.assert_close(padded, grouped, rtol=1e-3, atol=1e-4)
-    seen: list[torch.Size] = []
-    monkeypatch.setattr(transformer, "dropout", lambda x, rate, _: seen.append(x.shape if rate else torch.Size()) or x)
-    Reader(histories, 2, Noise(0.5, generator), with_candidate=False).logits(weights, batch)
-    assert [len(shape) and shape[-1] for shape in seen] == [8, 0, 8] * 2  # not on the inner maps' 32
+    silent, noisy = (Reader(histories, 2, Noise(rate, generator), with_candidate=False) for rate in (0.0, 0.5))
+    batch = silent.sized(next(Rows(layout, 3, "cpu").batches(400, generator)))
+    assert batch.width == 28  # 29 items at most, one of them left out
+    grouped = silent.logits(weights, batch)
+    monkeypatch.setattr(acmr_network, "_on_gpu", lambda near: True)
+    torch.testing.assert_close(silent.logits(weights, batch), grouped, rtol=1e-3, atol=1e-4)
+    leaves = [value.requires_grad_() for value in weights.values()]
+    with Asking():
+        torch.autograd.grad(bce(noisy.logits(weights, batch)), leaves)
+    seen: list[int] = []
+    monkeypatch.setattr(transformer, "dropout", lambda x, rate, _: seen.append(x.shape[-1] if rate else 0) or x)
+    noisy.logits(weights, batch)
+    assert seen == [8, 0, 8] * 2  # on the outputs of the sublayers, not on the inner maps' 32
 
 
 def big_market() -> MarketView:
@@ -207,7 +216,7 @@ def test_in_training_a_history_leaves_out_its_positive_unless_it_is_asked_to_kee
     weights = rough(start(generator, layout.n_items, 4, 8, 2, explicit_user=True, deviation=0.02))
     reader = Reader(histories, 2, Noise(), with_candidate=kept)
     batch = next(Rows(layout, 3, "cpu", views=[view, TASK.target]).batches(400, generator))
-    logits = reader.logits(weights, batch)
+    logits = reader.logits(weights, reader.sized(batch))
     assert logits.shape == (100, 4)
     for row in range(0, 100, 7):
         user, positive = int(batch.user[row]), int(batch.item[row, 0])
@@ -396,8 +405,8 @@ def test_training_lowers_the_loss_and_dropout_only_disturbs_training() -> None:
     layout = Layout(TASK.markets)
     weights = rough(start(generator, layout.n_items, 3, 8, 2, explicit_user=True, deviation=0.02))
     histories = Histories.of(layout, 50, generator)
-    batch = next(Rows(layout, 3, "cpu").batches(100, generator))
     quiet, noisy = (Reader(histories, 2, noise, with_candidate=False) for noise in (Noise(0.5), Noise(0.5, generator)))
+    batch = quiet.sized(next(Rows(layout, 3, "cpu").batches(100, generator)))
     assert torch.equal(quiet.logits(weights, batch), quiet.logits(weights, batch))
     assert not torch.equal(noisy.logits(weights, batch), noisy.logits(weights, batch))
     assert torch.isfinite(bce(noisy.logits(weights, batch)))

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from cmr_core.data.market import Corpus
 from cmr_core.spec import JobSpec, SplitSpec
 from worker.cli import main
 from worker.settings import Settings, get_settings
 from worker.store.audit import LOCAL
+from worker.store.clock import later
 from worker.store.corpora import add_corpus
-from worker.store.runs import get_run, launch, list_runs
+from worker.store.runs import claim, get_run, launch, list_runs
 from worker.store.session import Store, open_store
 from worker.store.studies import list_studies
+from worker.store.tables import RunRow
 
 Cmr = Callable[..., tuple[int, str, str]]
 
@@ -357,6 +360,23 @@ def test_inline_runs_everything_here_and_recommends(cmr: Cmr, filled: Store, stu
     assert "no user 'nobody'" in err
     exported = cmr("export", "mine", "--metric", "ndcg@10")[1]
     assert exported.count("\n") == 5
+
+
+def test_inline_takes_up_what_others_queued_or_died_over(cmr: Cmr, filled: Store, study: Path) -> None:
+    assert "4 new runs" in cmr("launch", study)[1]  # no broker answers here: they stay queued
+    claimed, held = (claim(filled, run.id, "another") for run in list_runs(filled)[:2])
+    assert claimed is not None
+    assert held is not None
+    with filled.begin() as session:
+        session.execute(update(RunRow).where(RunRow.id == claimed.run_id).values(lease_until=later(-1)))
+        session.execute(update(RunRow).where(RunRow.id == held.run_id).values(lease_until=later(3)))
+    code, out, err = cmr("launch", study, "--inline")
+    assert code == 0, err
+    assert "0 new runs, 4 reused" in out
+    assert out.splitlines()[-1] == "4 succeeded"
+    attempts = {run.id: run.attempt for run in list_runs(filled)}
+    assert sorted(attempts.values()) == [1, 1, 2, 2]
+    assert attempts[held.run_id] == 2  # once its lease had run out, and not before
 
 
 def test_failed_run_makes_the_launch_fail(

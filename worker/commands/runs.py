@@ -57,8 +57,11 @@ def launch_all(studies: list[StudySpec], *, wait: bool, inline: bool, dry_run: b
             f"{study.name}: study {launched.study_id}, {len(launched.created)} new runs, {len(launched.reused)} reused"
         )
         ids += launched.created + launched.reused
-        send(store, launched.created, inline=inline)
-    if (wait or inline) and not dry_run and not wait_for(store, ids):
+        if inline:  # also what an earlier launch began and did not end
+            execute_here(store, launched.created + launched.reused)
+        else:
+            send(store, launched.created)
+    if (wait or inline) and not dry_run and not wait_for(store, ids, inline=inline):
         raise SystemExit(1)
 
 
@@ -120,7 +123,7 @@ def retry(ids: Annotated[list[str], typer.Argument(help="Ids of runs, or their f
     store = _store()
     for row in [find_run(store, one) for one in ids]:
         again(store, LOCAL, row.id)
-        send(store, [row.id], inline=False)
+        send(store, [row.id])
         typer.echo(f"Queued {row.id}")
 
 
@@ -148,11 +151,8 @@ def find_study(store: Store, wanted: str) -> str:
     return named[0] if named else get_study(store, wanted).id
 
 
-def send(store: Store, ids: list[str], *, inline: bool) -> None:
-    """Send runs to the queue, or with `inline` carry them out here."""
-    if inline:
-        _execute_here(store, ids)
-        return
+def send(store: Store, ids: list[str]) -> None:
+    """Send runs to the queue."""
     from worker.queue import deliver
 
     if deliver(store, ids) < len(ids):
@@ -161,7 +161,8 @@ def send(store: Store, ids: list[str], *, inline: bool) -> None:
         )
 
 
-def _execute_here(store: Store, ids: list[str]) -> None:
+def execute_here(store: Store, ids: list[str]) -> None:
+    """Carry out those of the runs that nobody has and that have not ended."""
     import torch
 
     from worker.store.runs import claim
@@ -175,8 +176,11 @@ def _execute_here(store: Store, ids: list[str]) -> None:
             perform(store, taken)
 
 
-def wait_for(store: Store, ids: list[str]) -> bool:
-    """Whether all of the runs succeeded; tells when the counts of states change."""
+def wait_for(store: Store, ids: list[str], *, inline: bool = False) -> bool:
+    """Whether all of the runs succeeded; tells when the counts of states change.
+
+    `inline`: carry out here what another process began and, as its lease ran out, will not end.
+    """
     from collections import Counter
 
     from worker.store.runs import get_run
@@ -191,6 +195,8 @@ def wait_for(store: Store, ids: list[str]) -> bool:
             shown = counts
         if all(state in FINAL for state in counts):
             break
+        if inline:
+            execute_here(store, [row.id for row in rows if row.state not in FINAL])
         time.sleep(1)
     for row in rows:
         if row.state != "succeeded":

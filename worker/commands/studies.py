@@ -118,7 +118,7 @@ def search(
 
     from cmr_core.spec import StudySpec, parse
     from worker.commands.opening import opened
-    from worker.commands.runs import send, wait_for
+    from worker.commands.runs import execute_here, send, wait_for
     from worker.search import search as look
     from worker.store.audit import LOCAL
 
@@ -135,8 +135,11 @@ def search(
     store = opened()
 
     def execute(new: list[str], every: list[str]) -> None:
-        send(store, new, inline=inline)
-        wait_for(store, every)
+        if inline:
+            execute_here(store, new)
+        else:
+            send(store, new)
+        wait_for(store, every, inline=inline)
 
     best = look(store, LOCAL, spec, vary, trials=trials, at_once=at_once, execute=execute)
     metric = spec.protocols[0].evaluation.select
