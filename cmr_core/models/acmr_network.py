@@ -18,8 +18,7 @@ from cmr_core.models.columns import SILENT, Noise, apply_first_layer, apply_laye
 from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, cut
 from cmr_core.models.towers import Parameters, dropout, linear, table
-from cmr_core.models.transformer import apply_layer as apply_row_layer
-from cmr_core.models.transformer import apply_norm, layer, norm
+from cmr_core.models.transformer import apply_norm, apply_rest, attention, heads_of, layer, norm
 
 NAME = "acmr"
 PLACES = 3072  # places of sequences at once: what a layer makes of them stays within a processor's second cache
@@ -260,9 +259,10 @@ def encode_rows(
     gone = None if absent is None else absent.expand(n, *grid).reshape(n, -1).t()
     hidden = None if gone is None else functional.pad(gone, (0, 1))
     for at in range(sum(name.endswith(".query.weight") for name in weights)):
-        x = apply_row_layer(
-            weights, f"layer.{at}", x, hidden, heads, rate=noise.rate, generator=noise.generator, inside=False
-        )
+        # not torch's fused attention: it reads tiles of 64 places, and a history has some eight
+        query, key, value = heads_of(weights, f"layer.{at}", x, heads)
+        mixed = attention(query, key, hidden) @ value
+        x = apply_rest(weights, f"layer.{at}", x, mixed, rate=noise.rate, generator=noise.generator, inside=False)
     weight = weights["output.weight"][0]
     logits = x[:, -1] @ weight[-size:] + weights["output.bias"]
     if len(weight) == 2 * size:

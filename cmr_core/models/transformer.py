@@ -48,14 +48,13 @@ def apply_layer(
     activation: Activation = "relu",
     rate: float = 0.0,
     generator: torch.Generator | None = None,
-    inside: bool = True,
 ) -> torch.Tensor:
     """One layer on (B, L, d); `absent` (B, L) bool marks places that nobody attends to, at least one must be present.
 
-    `inside`: dropout falls inside the two sublayers too, as in torch's own layers. O(B L d^2 + B L^2 d).
+    O(B L d^2 + B L^2 d).
     """
-    mixed = apply_attention(weights, name, x, absent, heads, rate=rate if inside else 0.0, generator=generator)
-    return apply_rest(weights, name, x, mixed, activation=activation, rate=rate, generator=generator, inside=inside)
+    mixed = apply_attention(weights, name, x, absent, heads, rate=rate, generator=generator)
+    return apply_rest(weights, name, x, mixed, activation=activation, rate=rate, generator=generator)
 
 
 def apply_attention(
@@ -69,8 +68,15 @@ def apply_attention(
     generator: torch.Generator | None = None,
 ) -> torch.Tensor:
     """The first half of a layer: what its heads bring to each place, (B, heads, L, d / heads)."""
+    return attend(*heads_of(weights, name, x, heads), absent, rate=rate, generator=generator)
+
+
+def heads_of(
+    weights: Mapping[str, torch.Tensor], name: str, x: torch.Tensor, heads: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Queries, keys and values of all heads, (B, heads, L, d / heads) each."""
     query, key, value = (split_heads(apply_linear(weights, f"{name}.{p}", x), heads) for p in ("query", "key", "value"))
-    return attend(query, key, value, absent, rate=rate, generator=generator)
+    return query, key, value
 
 
 def apply_rest(
@@ -86,7 +92,7 @@ def apply_rest(
 ) -> torch.Tensor:
     """The second half: places `x` (B, L, d) and what was brought to them, `mixed` (B, heads, L, d / heads).
 
-    A last layer of which only some places are used pays for these only.
+    A last layer of which only some places are used pays for these only. `inside`: dropout falls on the inner maps too.
     """
     out = apply_linear(weights, f"{name}.out", mixed.transpose(1, 2).flatten(2))
     x = apply_norm(weights, f"{name}.norm1", x + dropout(out, rate, generator))
