@@ -43,8 +43,9 @@ def draw(view: View, store: Store) -> None:
         view,
         mine,
         f". Market {target}, means over seeds. Parameters: updated by the last stage, or solved for. Epoch: of the "
-        "longest stage that is the method's own. In total: with stages that another run had built, at the time they "
-        "took there. Memory: the worker process at its peak, libraries included."
+        "longest stage that is the method's own. In total: with stages that another run of the study had built, at the "
+        "time they took there; — where a run outside the study had. Memory: the worker process at its peak, libraries "
+        "included."
         + (" Columns “paper”: DCMPT paper, table 3, other machines and another protocol." if papers else ""),
     )
 
