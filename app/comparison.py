@@ -104,19 +104,20 @@ def assemble(metric: str, parts: Sequence[pd.DataFrame]) -> Comparison:
     cells = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=[*CELL, *TEST])
     tests = adjust(cells.astype({"p_wilcoxon": float}))
     tests["place"] = tests.groupby("target")["mean"].rank(ascending=False, method="min")
-    # a mean over some markets is no rank among means over all of them
-    order = tests.groupby("label")["mean"].agg(["size", "mean"]).sort_values(["size", "mean"], ascending=False).index
-    tests["label"] = pd.Categorical(tests["label"], categories=list(order), ordered=True)
-    ordered = tests.sort_values(["label", "target"], ignore_index=True)
-    return Comparison(metric, ordered.astype({"label": object})[[*CELL, *TEST, *FAMILY, "place"]])
+    return Comparison(metric, _best_first(tests)[[*CELL, *TEST, *FAMILY, "place"]])
 
 
 def means(results: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds, from stored means alone: label, method, target, mean, n, best method first. No intervals.
-
-    Methods that have all markets stand before those that lack some.
-    """
+    """Means over seeds, from stored means alone: label, method, target, mean, n, best method first. No intervals."""
     cells = results.groupby(["label", "method", "target"], as_index=False).agg(mean=("value", "mean"), n=("n", "max"))
+    return _best_first(cells)
+
+
+def _best_first(cells: pd.DataFrame) -> pd.DataFrame:
+    """Rows of label, target, mean: those of the best label first, and of those that lack markets last.
+
+    A mean over some markets is no rank among means over all of them.
+    """
     groups = cells.groupby("label")["mean"]
     order = cells[["label", "target"]].assign(markets=-groups.transform("size"), level=-groups.transform("mean"))
     return cells.loc[order.sort_values(["markets", "level", "label", "target"]).index].reset_index(drop=True)
