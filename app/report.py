@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ METRICS = ("ndcg@10", "recall@10")
 KEY = ["protocol", "metric", "label", "target"]
 COST = ["seconds", "processor_seconds", "updated"]
 POPULARITY = "popularity"
+FEWEST = 3  # methods between which an order says anything
 
 
 def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, pd.DataFrame]:
@@ -111,12 +113,19 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
 
 
 def sections(lines: pd.DataFrame) -> Iterator[str]:
-    """Markdown of each metric and protocol, the largest table first, from the lines of `results.csv`."""
+    """Markdown of each metric and protocol, the largest table first, and how alike the protocols judge.
+
+    From the lines of `results.csv`.
+    """
     for metric in METRICS:
         for text in lines["protocol"].value_counts().index:
             mine = lines[(lines["metric"] == metric) & (lines["protocol"] == text)]
             if len(mine):
                 yield "\n\n".join(_section(mine, metric, str(text)))
+    alike = agreement(lines[lines["metric"] == METRICS[0]])
+    if len(alike):
+        yield f"### Do protocols agree on the order of methods? Means of {words.metric(METRICS[0])} over markets"
+        yield markdown(alike)
 
 
 def markdown(frame: pd.DataFrame) -> str:
@@ -155,6 +164,23 @@ def below_popularity(lines: pd.DataFrame) -> str:
             names = [f"{row.label} ({row.mean:.4f})" for row in below.itertuples()]
             parts.append(f"{target} ({base.iloc[0]:.4f}): {', '.join(names) or 'none'}.")
     return " ".join(["Methods that learn and stay below *Popularity*, in the two largest markets.", *parts])
+
+
+def agreement(lines: pd.DataFrame) -> pd.DataFrame:
+    """How alike two protocols order the methods: Spearman's correlation of means over markets, and of how many.
+
+    Of the methods that have all of a protocol's markets under both, which must be three or more.
+    """
+    means: dict[str, pd.Series] = {}
+    for text, mine in lines.groupby("protocol"):
+        means[str(text)] = mine.pivot_table(index="label", columns="target", values="mean").dropna().mean(axis=1)
+    found = {}
+    for one, other in combinations([str(text) for text in lines["protocol"].value_counts().index], 2):
+        both = means[one].index.intersection(means[other].index)
+        if len(both) >= FEWEST:
+            alike = means[one][both].rank().corr(means[other][both].rank())
+            found[f"{one} — {other}"] = [f"{alike:.2f}", str(len(both))]
+    return pd.DataFrame.from_dict(found, orient="index", columns=["rank correlation", "methods"])
 
 
 def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:

@@ -72,6 +72,21 @@ def test_methods_below_popularity_are_named_in_the_two_largest_markets() -> None
     assert text.endswith("ca (0.3000): EASE (0.2000). uk (0.1000): none.")
 
 
+def test_protocols_agree_as_far_as_they_order_complete_methods_alike() -> None:
+    def of(protocol: str, **means: tuple[float, ...]) -> list[tuple[object, ...]]:
+        return [
+            (protocol, name, t, v) for name, values in means.items() for t, v in zip(("uk", "jp"), values, strict=False)
+        ]
+
+    first = of("first", a=(0.1, 0.3), b=(0.3, 0.3), c=(0.5, 0.1), d=(0.9, 0.9), e=(1.0,))  # means .2 .3 .3 .9
+    second = of("second", a=(0.4, 0.4), b=(0.2, 0.4), c=(0.5, 0.5), d=(0.1, 0.1), e=(0.0, 0.0))  # .4 .3 .5 .1
+    few = of("few", a=(0.1, 0.1), b=(0.2, 0.2))
+    found = report.agreement(pd.DataFrame([*first, *second, *few], columns=["protocol", "label", "target", "mean"]))
+    assert list(found.index) == ["second — first"] or list(found.index) == ["first — second"]
+    # ranks 1, 2.5, 2.5, 4 and 3, 2, 4, 1: covariance -3, spreads 4.5 and 5
+    assert list(found.iloc[0]) == [f"{-3 / (4.5 * 5) ** 0.5:.2f}", "4"]
+
+
 def test_a_cost_that_nobody_noted_is_a_dash() -> None:
     lines = pd.DataFrame({"label": ["A", "B"], "target": "uk", "processor_seconds": [2.0, None], "updated": [9, None]})
     shown = report.durations(lines)
