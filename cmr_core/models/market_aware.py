@@ -74,6 +74,10 @@ class MAMLP:
     """MLP on all markets, with a learned vector per market that multiplies the items' vectors.
 
     Bhargav et al. (ECIR 2023), as MA-GMF. Parameters: those of MLP and markets * d.
+
+    With its defaults it does not beat popularity on ca (leave-one-out, 99 negatives, NDCG@10 of three seeds .382, .382,
+    .367; popularity .378); on uk it does (.487 and .438). Tried on ca, one seed: a step size of .003 (.369), a weight
+    decay of 1e-4 (.388), and both, which validation prefers (.396).
     """
 
     def __init__(self, config: MAMLPConfig) -> None:
