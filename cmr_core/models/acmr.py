@@ -185,9 +185,9 @@ class ACMR:
 
     Under leave-one-out with sampled-market candidates it beats popularity (one seed, NDCG@10 of ca .435, uk .546;
     popularity .378, .438); with events split and the whole catalogue it does on in alone (mean of seven markets .036,
-    popularity .047). With its authors' settings and protocol (study acmr-fidelity, three to five seeds) NDCG@10 is within
-    .03 of their table 3 on all seven markets, recall@10 on fr, mx and uk; beside the authors' public logs both are on
-    ca, fr, jp, mx and uk.
+    popularity .047). With its authors' settings and protocol (study acmr-fidelity, three to five seeds) NDCG@10 is
+    within .03 of their table 3 on all seven markets, recall@10 on fr, mx and uk; beside the authors' public logs both
+    are on ca, fr, jp, mx and uk.
     """
 
     def __init__(self, config: ACMRConfig) -> None:
