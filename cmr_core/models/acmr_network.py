@@ -110,6 +110,11 @@ def _on_gpu(near: torch.Tensor) -> bool:
     return near.is_cuda
 
 
+def _width(count: torch.Tensor) -> int:
+    """The places of the longest of the histories with `count` items, rounded up."""
+    return _widths(max(1, int(count.max())))[-1]
+
+
 def _widths(longest: int) -> list[int]:
     found = list(range(1, EXACT + 1))
     while found[-1] < longest:
@@ -160,14 +165,15 @@ class Reader:
     def arrange(self, batches: Iterator[Batch], size: int, generator: torch.Generator) -> Iterator[Sized]:
         """Large batches as small ones of `size` examples, in random order, each of histories of about equal length."""
         for batch in batches:
-            order = torch.argsort(self._count(batch)[0])
-            parts = torch.split(order, max(1, size // batch.item.shape[1]))
+            count = self._count(batch)[0]
+            parts = torch.split(torch.argsort(count), max(1, size // batch.item.shape[1]))
             for at in torch.randperm(len(parts), generator=generator, device=generator.device).tolist():
-                yield self.sized(Batch(*(array[parts[at]] for array in batch)))
+                part = Batch(*(array[parts[at]] for array in batch))
+                yield Sized(*part, _width(count[parts[at]]))
 
     def sized(self, batch: Batch) -> Sized:
         """The batch, and how wide it is."""
-        return Sized(*batch, _widths(max(1, int(self._count(batch)[0].max())))[-1])
+        return Sized(*batch, _width(self._count(batch)[0]))
 
     def logits(self, weights: Tensors, batch: Sized) -> torch.Tensor:
         """(P, 1 + k). All candidates of a row see the same history, which goes through the first layer once."""

@@ -57,9 +57,7 @@ def launch_all(studies: list[StudySpec], *, wait: bool, inline: bool, dry_run: b
             f"{study.name}: study {launched.study_id}, {len(launched.created)} new runs, {len(launched.reused)} reused"
         )
         ids += launched.created + launched.reused
-        if inline:  # also what an earlier launch began and did not end
-            execute_here(store, launched.created + launched.reused)
-        else:
+        if not inline:
             send(store, launched.created)
     if (wait or inline) and not dry_run and not wait_for(store, ids, inline=inline):
         raise SystemExit(1)
@@ -161,7 +159,7 @@ def send(store: Store, ids: list[str]) -> None:
         )
 
 
-def execute_here(store: Store, ids: list[str]) -> None:
+def _execute_here(store: Store, ids: list[str]) -> None:
     """Carry out those of the runs that nobody has and that have not ended."""
     import torch
 
@@ -179,7 +177,7 @@ def execute_here(store: Store, ids: list[str]) -> None:
 def wait_for(store: Store, ids: list[str], *, inline: bool = False) -> bool:
     """Whether all of the runs succeeded; tells when the counts of states change.
 
-    `inline`: carry out here what another process began and, as its lease ran out, will not end.
+    `inline`: carry out here what nobody has, also what an earlier launch began and did not end.
     """
     from collections import Counter
 
@@ -196,7 +194,7 @@ def wait_for(store: Store, ids: list[str], *, inline: bool = False) -> bool:
         if all(state in FINAL for state in counts):
             break
         if inline:
-            execute_here(store, [row.id for row in rows if row.state not in FINAL])
+            _execute_here(store, [row.id for row in rows if row.state not in FINAL])
         time.sleep(1)
     for row in rows:
         if row.state != "succeeded":

@@ -118,7 +118,7 @@ def search(
 
     from cmr_core.spec import StudySpec, parse
     from worker.commands.opening import opened
-    from worker.commands.runs import execute_here, send, wait_for
+    from worker.commands.runs import send, wait_for
     from worker.search import search as look
     from worker.store.audit import LOCAL
 
@@ -135,9 +135,7 @@ def search(
     store = opened()
 
     def execute(new: list[str], every: list[str]) -> None:
-        if inline:
-            execute_here(store, new)
-        else:
+        if not inline:
             send(store, new)
         wait_for(store, every, inline=inline)
 
