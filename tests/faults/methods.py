@@ -104,6 +104,8 @@ class Walk:
 
         def epoch() -> dict[str, float]:
             hold("epoch 1")
+            with (ROOT / "epochs").open("a") as file:
+                file.write("x")
             time.sleep(self.config.pause)
             model.optimizer.zero_grad()
             noise = torch.randn(shapes["item"], generator=generator)

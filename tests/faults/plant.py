@@ -12,6 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from cmr_core.spec import EvalSpec, JobSpec
 from worker import queue
 from worker.broker import embedded
@@ -20,7 +22,7 @@ from worker.settings import Settings
 from worker.store import runs
 from worker.store.audit import Actor
 from worker.store.session import Store, migrate, open_store
-from worker.store.tables import RunRow
+from worker.store.tables import RunRow, WorkerRow
 
 ANN = Actor("ann", "analyst")
 QUICK: dict[str, Any] = {"lease_seconds": 4.0, "heartbeat_seconds": 0.5, "poll_seconds": 0.1, "sweep_seconds": 0.3}
@@ -106,6 +108,16 @@ class Plant:
         if send:
             queue.deliver(self.store, [run_id])
         return run_id
+
+    def epochs(self) -> int:
+        """How many epochs all runs together have trained."""
+        file = self.settings.root / "epochs"
+        return file.stat().st_size if file.exists() else 0
+
+    def busy_with(self) -> set[str]:
+        """The runs that workers say they are at."""
+        with self.store.read() as session:
+            return {run_id for run_id in session.scalars(select(WorkerRow.run_id)) if run_id is not None}
 
     def run(self, run_id: str) -> RunRow:
         return runs.get_run(self.store, run_id)

@@ -41,11 +41,9 @@ def test_a_killed_worker_is_noticed_and_another_ends_with_the_same_arrays(
     plant.hold(point)
     run_id = plant.launch(digest, tag=1 + POINTS.index(point))
     os.kill(plant.held(), signal.SIGKILL)
-    killed = time.monotonic()
     plant.let_go()
     run = plant.wait_for(run_id, "succeeded", "failed")
     assert run.state == "succeeded", run.error
-    assert time.monotonic() - killed < plant.settings.lease_seconds + 60
     assert run.attempt == 2
     assert same(load_model(plant.store, run_id).arrays(), undisturbed)
     with plant.store.read() as session:
@@ -113,13 +111,14 @@ def test_cancel_while_a_worker_is_busy(plant: Plant, digest: str, place: str) ->
     plant.hold(place)
     run_id = plant.launch(digest, tag=20 + POINTS.index(place), epochs=200 if place == "epoch 1" else 6)
     plant.held()
-    asked = time.monotonic()
     runs.request_cancel(plant.store, ANN, run_id)
     assert plant.run(run_id).state == "cancelled"
+    trained = plant.epochs()
     plant.let_go()
+    wait("the worker to be free again", lambda: run_id not in plant.busy_with())
+    assert plant.epochs() - trained <= 2, "the worker trained on after the run was cancelled"
     other = plant.launch(digest, tag=30 + POINTS.index(place))
     plant.wait_for(other, "succeeded")
-    assert time.monotonic() - asked < 20
     assert plant.run(run_id).state == "cancelled"
     with plant.store.read() as session:
         assert session.scalar(select(func.count()).where(ArtifactRow.run_id == run_id)) == 0

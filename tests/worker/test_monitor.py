@@ -87,13 +87,11 @@ def test_a_quiet_job_keeps_its_lease(store: Store, claim: Claim, monitor: Worker
     eventually(lambda: (runs.get_run(store, claim.run_id).lease_until or first) > first)
 
 
-def test_cancel_is_seen_within_a_second(store: Store, claim: Claim, monitor: WorkerMonitor) -> None:
+def test_cancel_is_seen_while_the_job_is_quiet(store: Store, claim: Claim, monitor: WorkerMonitor) -> None:
     assert not monitor.cancelled()
     runs.request_cancel(store, ANALYST, claim.run_id)
-    asked = time.monotonic()
     eventually(monitor.cancelled)
     assert monitor.lost
-    assert time.monotonic() - asked < 3
 
 
 def test_who_was_replaced_writes_nothing_and_stops(store: Store, claim: Claim) -> None:
