@@ -34,6 +34,9 @@ class MAGMFConfig(GMFConfig, OrderConfig):
 class MAMLPConfig(MLPConfig, OrderConfig):
     """Settings of MA-MLP."""
 
+    learning_rate: float = Field(3e-3, gt=0, le=1, description="Adam's step size")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="Adam's weight decay on all parameters")
+
     def plan(self) -> Plan:
         """With market vectors."""
         return super().plan().model_copy(update={"market_vectors": "one"})

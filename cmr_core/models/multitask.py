@@ -67,8 +67,8 @@ def fit_tasks(
 ) -> Recommender:
     """Train on the target and its sources, judged by the target; task 0 is the target's.
 
-    Every step takes one batch of each task and adds their losses. An epoch is one pass over the target's pairs; sources
-    go round as far as that takes them and go on from there. Raises as `training.loop.train`.
+    Every step takes one batch of each task and adds their losses. An epoch is one pass over the target's pairs, beside
+    as many of each source task, drawn anew for each epoch. Raises as `training.loop.train`.
     """
     generator = torch.Generator(device=run.device).manual_seed(run.seed)
     layout = Layout(task.markets)
@@ -78,7 +78,7 @@ def fit_tasks(
     number = torch.zeros(1, dtype=torch.int64, device=run.device)
 
     def batches() -> Iterator[tuple[Batch, ...]]:
-        return together(rows, config.batch_size, generator)
+        return together(rows, config.batch_size, generator, most=len(rows[0]))
 
     def loss(step: tuple[Batch, ...]) -> torch.Tensor:
         noise = Noise(config.dropout, generator)
