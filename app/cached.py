@@ -60,8 +60,8 @@ def effects(
 
 
 @st.cache_resource(show_spinner=False, max_entries=100, ttl=3600)
-def offer(spec: StudySpec, stamp: tuple[tuple[str, int], ...]) -> Offer:
-    """What a study would cost here. `stamp`: how many runs are in each state, because they change the answer."""
+def offer(spec: StudySpec, stamp: tuple[object, ...]) -> Offer:
+    """What a study would cost here. `stamp`: `queries.estimate_stamp`, because that changes the answer."""
     return study_files.offer(get_store(), spec)
 
 

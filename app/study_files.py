@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import tempfile
 from dataclasses import dataclass
 
 from app import auth, grids, words
@@ -17,6 +17,7 @@ from worker.store.study_files import builtin_studies, read_study
 from worker.store.study_import import import_study
 
 MOST_MEGABYTES = 500
+PLACES = 20  # of each user's recommendations in an export: the lists are most of it, and a browser takes it in
 ARCHIVE, YAML = ("zip",), ("yaml", "yml")
 
 
@@ -78,11 +79,13 @@ def take(store: Store, name: str, data: bytes) -> StudySpec | str:
         return read_study(data)
     found = import_study(store, auth.actor(), data)
     there = f"; {len(found.there)} were there already" if found.there else ""
-    return f"Imported the study {found.name} with {words.plural(len(found.added), 'run')}{there}."
+    begun = f"; {len(found.unfinished)} had begun here and go on here" if found.unfinished else ""
+    return f"Imported the study {found.name} with {words.plural(len(found.added), 'run')}{there}{begun}."
 
 
 def export(store: Store, study_id: str) -> bytes:
     """The study's finished runs as one file. Raises NotFoundError, IntegrityError, NotPermittedError."""
-    out = io.BytesIO()
-    export_study(store, auth.actor(), study_id, out)
-    return out.getvalue()
+    with tempfile.TemporaryFile() as out:  # grown in memory it would be there twice
+        export_study(store, auth.actor(), study_id, out, places=PLACES)
+        out.seek(0)
+        return out.read()

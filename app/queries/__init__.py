@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
-from app.queries.lists import STATE_WORDS, clock, corpora, distinct, runs, state_counts, studies, workers
+from app.queries.lists import (
+    STATE_WORDS,
+    clock,
+    corpora,
+    distinct,
+    estimate_stamp,
+    runs,
+    state_counts,
+    studies,
+    workers,
+)
 from app.queries.results import finished, metric_names, metric_order, newest_protocol, protocols, results, slices
 from app.queries.single import artifacts, metrics, points, queue_position, run, stages
 from app.queries.study import WAITING, study_metrics, study_progress, study_runs, study_stages, study_values
@@ -14,6 +24,7 @@ __all__ = [
     "clock",
     "corpora",
     "distinct",
+    "estimate_stamp",
     "finished",
     "metric_names",
     "metric_order",

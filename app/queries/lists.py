@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Integer, case, func, or_, select
 from app.queries.base import frame
 from worker.store.clock import later, now
 from worker.store.session import Store
-from worker.store.tables import CorpusRow, RunRow, StudyRow, StudyRunRow, WorkerRow
+from worker.store.tables import CorpusRow, ListsRow, RunRow, StudyRow, StudyRunRow, WorkerRow
 
 STATE_WORDS = {
     "queued": "waiting",
@@ -53,6 +53,12 @@ def corpora(store: Store) -> pd.DataFrame:
     """One row per corpus: digest, name, origin, created_at."""
     query = select(CorpusRow.digest, CorpusRow.name, CorpusRow.origin, CorpusRow.created_at)
     return frame(store, query.order_by(CorpusRow.name))
+
+
+def estimate_stamp(store: Store) -> tuple[object, ...]:
+    """Changes whenever the estimate of a study can: with the runs in each state, the corpora and their lists."""
+    lists = frame(store, select(ListsRow.digest).order_by(ListsRow.digest))["digest"]
+    return (*sorted(state_counts(store).items()), *corpora(store)["digest"], *lists)
 
 
 def studies(store: Store) -> pd.DataFrame:

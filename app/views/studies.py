@@ -125,7 +125,7 @@ def _offered(store: Store) -> None:
     )
     newest = queries.studies(store).drop_duplicates("name").set_index("name")["id"].to_dict()
     launched = {str(name): str(study) for name, study in newest.items()}
-    stamp = tuple(sorted(queries.state_counts(store).items()))
+    stamp = queries.estimate_stamp(store)
     with st.spinner("Counting runs …", show_time=False):
         offers = [cached.offer(spec, stamp) for spec in study_files.specs()]
     _cards(store, [offer for offer in offers if offer.fault is None], launched)

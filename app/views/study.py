@@ -36,7 +36,7 @@ def body(store: Store) -> None:
         raise
     _head(row, spec)
     runs = queries.study_runs(store, row.id)
-    _buttons(store, row, spec)
+    _buttons(store, row, spec, runs)
     actions.show_notes()
     if runs.empty:
         frame.empty("**This study has no runs.** Launch its file again.", "views/studies.py", "To the studies")
@@ -60,7 +60,7 @@ def _head(row: StudyRow, spec: StudySpec) -> None:
         st.caption(frame.literal(spec.note))
 
 
-def _buttons(store: Store, row: StudyRow, spec: StudySpec) -> None:
+def _buttons(store: Store, row: StudyRow, spec: StudySpec, runs: pd.DataFrame) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
         if st.button("Copy as a new study", disabled=not auth.allowed("launch")):
             st.switch_page("views/launch.py", query_params={"study": row.id})
@@ -70,8 +70,10 @@ def _buttons(store: Store, row: StudyRow, spec: StudySpec) -> None:
         )  # fmt: skip
         st.download_button(
             "Export with results", partial(study_files.export, store, row.id), f"{spec.name}.zip", "application/zip",
-            on_click="ignore", disabled=not auth.allowed("export study"),
-            help="All finished runs in one file, for the page Studies of another machine. It holds users' ids",
+            on_click="ignore", disabled=not auth.allowed("export study") or not (runs["state"] == "succeeded").any(),
+            help="All finished runs in one file, for the page Studies of another machine, with the first "
+            f"{study_files.PLACES} recommendations of each user (`./cmr study export` takes all, and models). It holds "
+            "users' ids",
         )  # fmt: skip
         st.page_link("views/runs.py", label="Its runs", query_params={"study": row.id})
 

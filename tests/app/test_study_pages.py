@@ -11,6 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import auth, figures, forms, queries, study_files
+from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import CmrError, NotPermittedError
 from cmr_core.spec import FigureKind
 from tests.app import seed, study_seed
@@ -214,6 +215,17 @@ def test_studies_without_data_say_what_they_need(use: Callable[[Path], Store], t
     check(app)
     assert "./cmr data fetch" in said(app)
     assert all(found.disabled for found in app.button if str(found.key).startswith("launch-"))
+
+
+def test_a_card_notices_that_its_corpus_has_come(use: Callable[[Path], Store], tmp_path: Path, open_page: Open) -> None:
+    seed.empty(tmp_path)
+    store = use(tmp_path)
+    app = open_page("studies")
+    assert app.button(key="launch-xmarket").disabled
+    add_corpus(store, seed.ANALYST, synthetic(scale=0.05, name="xmarket-electronics"), "fetched meanwhile")
+    app.run()
+    check(app)
+    assert not app.button(key="launch-xmarket").disabled
 
 
 def test_a_study_file_from_the_browser_is_offered(mine: Store, open_page: Open) -> None:

@@ -236,6 +236,7 @@ def test_export_leaves_out_what_has_not_succeeded_and_overwrites_nothing(
     told = export_study(store, ANALYST, launched.study_id, out)
     assert (told.runs, told.left_out) == (2, 4)
     before = out.read_bytes()
+    assert before
     with pytest.raises(ConflictError, match="exists"):
         export_study(store, ANALYST, launched.study_id, out)
     assert out.read_bytes() == before
@@ -268,11 +269,30 @@ def test_an_interrupted_study_goes_on_elsewhere(store: Store, digest: str, there
 def test_runs_that_are_there_are_left_as_they_are(here: tuple[Store, str], there: Store, exported: bytes) -> None:
     own = launch_study(there, BOB, SPEC.model_copy(update={"corpus": "renamed", "name": "own"}))
     finish(there, own.created[:2])
+    for run_id in own.created[2:]:
+        assert runs.claim(there, run_id, "w")
     before = contents_of(there, own.created)
     done = import_study(there, BOB, exported)
     assert (set(done.there), set(done.unfinished), done.added) == (set(own.created[:2]), set(own.created[2:]), [])
     assert contents_of(there, own.created) == before
     assert {run.id for run in runs.list_runs(there, study_id=done.study_id)} == set(own.created)
+
+
+def test_runs_that_wait_take_the_imported_results(here: tuple[Store, str], there: Store, exported: bytes) -> None:
+    own = launch_study(there, BOB, SPEC.model_copy(update={"corpus": "renamed", "name": "own"}))
+    done = import_study(there, BOB, exported)
+    assert (set(done.added), done.there, done.unfinished) == (set(own.created), [], [])
+    whole = contents(here[0])
+    for fingerprint, (run, rows) in contents(there).items():
+        mine = {"created_at", "created_by"}  # the run was launched here
+        assert {k: v for k, v in run.items() if k not in mine} == {
+            k: v for k, v in whole[fingerprint][0].items() if k not in mine
+        }
+        assert rows == whole[fingerprint][1]
+    for run_id in own.created:
+        assert runs.claim(there, run_id, "w") is None
+        assert load_model(there, run_id).score(np.arange(8)).shape[0] == 8
+    assert {run.state for run in runs.list_runs(there, study_id=own.study_id)} == {"succeeded"}
 
 
 def contents_of(store: Store, ids: list[str]) -> list[str]:
@@ -566,6 +586,16 @@ def test_a_small_table_of_very_many_rows_is_refused(there: Store, exported: byte
         return body
 
     refused(there, with_table(exported, "curves", many), IntegrityError, "too large")
+
+
+def test_a_small_table_of_very_many_cells_is_refused(there: Store, exported: bytes) -> None:
+    def wide(table: pd.DataFrame) -> bytes:
+        column = np.zeros(1_000_000, dtype=np.int8)
+        body = to_parquet(pd.DataFrame({f"m{k}@10": column for k in range(101)}))
+        assert len(body) < 1_000_000
+        return body
+
+    refused(there, with_table(exported, "per_user", wide), IntegrityError, "too large: 1000000 rows, 101 columns")
 
 
 def test_a_model_that_does_not_fit_is_refused(there: Store, exported: bytes) -> None:

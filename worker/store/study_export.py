@@ -74,8 +74,10 @@ def _opened(out: Path | IO[bytes]) -> Iterator[IO[bytes]]:
     if not isinstance(out, Path):
         yield out
         return
-    if out.exists():
-        raise ConflictError(f"{out} exists.", hint="Choose another name, or move it away.")
+    try:
+        out.touch(exist_ok=False)  # takes the name: two exports at once must not write over each other
+    except FileExistsError:
+        raise ConflictError(f"{out} exists.", hint="Choose another name, or move it away.") from None
     handle, temporary = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name[:100]}-")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -83,6 +85,7 @@ def _opened(out: Path | IO[bytes]) -> Iterator[IO[bytes]]:
         os.replace(temporary, out)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
+        out.unlink(missing_ok=True)
         raise
 
 

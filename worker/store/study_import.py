@@ -1,8 +1,9 @@
 """An exported study into the store. The file is checked as a whole first; then each run comes in whole or not at all.
 
-What the store has stays as it is: a run whose fingerprint is there already, in whatever usable state, is linked to the
-study and nothing else. Runs keep their dates and get ids of their own; the audit log and each run's log tell that they
-were imported. An import that was interrupted is simply repeated.
+What the store has stays as it is: a run whose fingerprint is there already, finished or begun, is linked to the study
+and nothing else. One that only waits takes the imported results, so that nobody computes them again. Runs keep their
+dates and get ids of their own; the audit log and each run's log tell that they were imported. An import that was
+interrupted is simply repeated.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from cmr_core.data.catalogue import CATALOGUE
@@ -27,12 +30,12 @@ from worker.store.runs import log, new_run, usable
 from worker.store.session import Store, lock
 from worker.store.study_archive import Reader
 from worker.store.study_entries import CorpusEntry, RunEntry, StudyEntry
-from worker.store.tables import ArtifactRow, CorpusRow, MetricRow, PointRow, StageRow, StudyRow, StudyRunRow
+from worker.store.tables import ArtifactRow, CorpusRow, MetricRow, PointRow, RunRow, StageRow, StudyRow, StudyRunRow
 
 
 @dataclass(frozen=True)
 class Imported:
-    """Ids of the runs that came in, and of those that were there already: `unfinished` ones wait for a worker here."""
+    """Ids of the runs that came in, and of those that were there already: `unfinished` ones had begun here."""
 
     study_id: str
     name: str
@@ -61,6 +64,7 @@ def import_study(store: Store, actor: Actor, source: Path | bytes) -> Imported:
         spec = study.spec.model_copy(update={"corpus": corpus.name})  # the same data may have another name here
         result = Imported(study.id, spec.name, [], [], [])
         with store.begin() as session:
+            lock(session, "launch")  # the same file may come in twice at once
             _keep_study(session, study, spec)
             record(session, actor, "import study", study.id, {"name": spec.name, "runs": len(archive.fingerprints)})
         for fingerprint in archive.fingerprints:
@@ -100,18 +104,14 @@ def _keep_run(store: Store, actor: Actor, archive: Reader, entry: RunEntry, resu
     with store.begin() as session:
         lock(session, "launch")
         run = usable(session, entry.spec.fingerprint())
+        new = run is None or _end(session, run.id, entry)
         if run is None:
             run = new_run(
-                entry.spec,
-                entry.label,
-                state="succeeded",
-                attempts_allowed=entry.attempt,
-                parameters=entry.parameters.model_dump(),
-                details=plain(entry.details),
-                **entry.model_dump(include=_SAME),
+                entry.spec, entry.label, created_at=entry.created_at, created_by=entry.created_by, **_ended(entry)
             )
             session.add(run)
             session.flush()
+        if new:
             _add_rows(session, run.id, entry, {kind: len(data) for kind, data in blobs.items()})
             session.add_all(_points(run.id, entry.attempt, from_parquet(blobs["curves"])))
             log(session, run.id, "info", f"Imported by {actor.name}; {entry.created_by} had launched it elsewhere.")
@@ -122,7 +122,22 @@ def _keep_run(store: Store, actor: Actor, archive: Reader, entry: RunEntry, resu
             session.add(StudyRunRow(study_id=result.study_id, run_id=run.id))
 
 
-_SAME = {"attempt", "created_at", "created_by", "started_at", "finished_at", "seconds", "shape", "environment"}
+def _end(session: Session, run_id: str, entry: RunEntry) -> bool:
+    """Whether the run was still waiting and has ended now, with the entry's results."""
+    waits = (RunRow.id == run_id, RunRow.state == "queued", RunRow.attempt == 0)
+    return (
+        session.execute(update(RunRow).where(*waits).values(**_ended(entry)).returning(RunRow.id)).first() is not None
+    )
+
+
+def _ended(entry: RunEntry) -> dict[str, Any]:
+    return {
+        "state": "succeeded",
+        "attempts_allowed": entry.attempt,
+        "parameters": entry.parameters.model_dump(),
+        "details": plain(entry.details),
+        **entry.model_dump(include={"attempt", "started_at", "finished_at", "seconds", "shape", "environment"}),
+    }
 
 
 def _add_rows(session: Session, run_id: str, entry: RunEntry, sizes: dict[str, int]) -> None:

@@ -18,6 +18,7 @@ from cmr_core.interfaces import IntArray
 from worker.store.artifacts import Table, from_parquet
 
 MOST_ROWS = 20_000_000
+MOST_CELLS = 100_000_000  # a column of one value has hardly any bytes before it is read
 MOST_BYTES = 512 * 2**20
 MOST_COLUMNS = 200
 LONGEST = 200  # characters of a stage's or metric's name
@@ -48,8 +49,11 @@ def _refuse_large(kind: str, data: bytes, texts: dict[str, set[str]]) -> None:
         file = pq.ParquetFile(pa.BufferReader(data))
         meta, schema = file.metadata, file.schema_arrow
         size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if meta.num_rows > MOST_ROWS or meta.num_columns > MOST_COLUMNS or size > MOST_BYTES:
-            raise IntegrityError(f"The table {kind} is too large: {meta.num_rows} rows.", hint=_HINT)
+        cells = meta.num_rows * meta.num_columns
+        if max(meta.num_rows / MOST_ROWS, meta.num_columns / MOST_COLUMNS, cells / MOST_CELLS, size / MOST_BYTES) > 1:
+            raise IntegrityError(
+                f"The table {kind} is too large: {meta.num_rows} rows, {meta.num_columns} columns.", hint=_HINT
+            )
         names = [
             field.name for field in schema if not (pa.types.is_integer(field.type) or pa.types.is_floating(field.type))
         ]
