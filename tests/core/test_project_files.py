@@ -110,23 +110,28 @@ def test_documents_name_commands_and_files_that_exist(document: Path) -> None:
         assert (document.parent / link).exists(), link
 
 
-def test_document_on_methods_shows_a_method_that_works(tmp_path: Path) -> None:
-    """The example is run in a process of its own, so that the registry of this one stays as it is."""
+def test_document_on_methods_shows_a_method_that_conforms(tmp_path: Path) -> None:
+    """The example is tested in a process of its own, so that the registry of this one stays as it is."""
     code = re.search(r"```python\n(.*?)```", (ROOT / "docs" / "adding-a-method.md").read_text(), re.DOTALL)
     assert code
     (tmp_path / "example_method.py").write_text(code[1])
-    (tmp_path / "try_it.py").write_text(
-        "import numpy as np, example_method\n"
-        "from cmr_core.data.split import make_split\n"
-        "from cmr_core.data.synthetic import synthetic\n"
-        "from cmr_core.models import registry\n"
-        "from cmr_core.spec import SplitSpec\n"
-        "task = make_split(synthetic(scale=0.05), SplitSpec()).task('jp', [])\n"
-        "scores = registry._methods['recent'].create({'half_life': 30}).fit(task, None).score(np.arange(2))\n"
-        "assert scores.shape == (2, task.target.n_items) and scores.max() > scores.min() >= 0\n"
-    )
     path = os.pathsep.join([str(ROOT), str(tmp_path)])
-    subprocess.run([sys.executable, tmp_path / "try_it.py"], env={**os.environ, "PYTHONPATH": path}, check=True)
+    tests = [
+        "-p",
+        "example_method",
+        "tests/conformance/test_methods.py",
+        "-k",
+        "recent",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *tests],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert re.search(r"^\d\d passed", done.stdout, re.MULTILINE), done.stdout[-300:]
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "studies").glob("*.yaml")), ids=lambda path: path.name)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WAIT = typer.Option("--wait", help="Wait until every run has ended.")
 INLINE = typer.Option("--inline", help="Run here, one after the other, without a queue.")
-DRY_RUN = typer.Option("--dry-run", help="Only say how many runs it makes.")
+DRY_RUN = typer.Option("--dry-run", help="Only say how many runs it makes, and roughly how long they take.")
 
 
 def register(app: typer.Typer) -> None:
