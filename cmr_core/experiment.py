@@ -66,10 +66,9 @@ def run(
     context = Run(spec.seed, device, Judge(split, spec.evaluation, target=spec.target, given=exam.given), recorder)
     members = tuple(_member(job, split, context, find, at) for at, job in enumerate(member_jobs(spec), start=1))
     recommender = method.create(spec.settings).fit(task, replace(context, members=members))
-    valid = exam.take(recommender, "valid")
-    _step(recorder, "evaluate", 1, 2)
-    test = exam.take(recommender, "test")
-    _step(recorder, "evaluate", 2, 2)
+    # in percent, as validation and test ask about different numbers of users
+    valid = exam.take(recommender, "valid", lambda done, total: _step(recorder, "evaluate", 50 * done // total, 100))
+    test = exam.take(recommender, "test", lambda done, total: _step(recorder, "evaluate", 50 + 50 * done // total, 100))
     seconds = time.perf_counter() - started
     around = environment(device) | memory.mib() | {"processor_seconds": f"{time.process_time() - busy:.2f}"}
     return Outcome(recommender, test, valid, recorder.curves, recorder.stages, around, seconds)
@@ -186,11 +185,11 @@ class _Exam:
     def market(self, part: Part) -> MarketSplit:
         return self.test if part == "test" else self.split.markets[self.spec.target]
 
-    def take(self, recommender: Recommender, part: Part) -> Evaluation:
+    def take(self, recommender: Recommender, part: Part, watch: Callable[[int, int], None]) -> Evaluation:
         # own items are those of the split, also where another test takes the place of its test part
         drawn = sample_candidates(self.split, self.spec.target, part, self.spec.evaluation, given=self.given)
         score = recommender if isinstance(recommender, ListScoring) else recommender.score
-        return evaluate(score, self.market(part), part, self.spec.evaluation, drawn)
+        return evaluate(score, self.market(part), part, self.spec.evaluation, drawn, watch=watch)
 
 
 def _exam(spec: JobSpec, corpus: Corpus, split: Split, lists: Lists | None) -> _Exam:

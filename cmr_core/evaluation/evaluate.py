@@ -69,22 +69,27 @@ def evaluate(
     candidates: Candidates | None,
     *,
     lists: int = 50,
+    watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate `score`, which maps local user codes (B,) to scores (B, n_items), on a part of `market`.
 
     Users without held-out rows (or, with a given list, without a row in it) are not counted. `lists` items per user
     are kept. One pass in blocks of users: O(users * items) beside the scoring; a block holds about 500,000 scores.
     A costly scorer is asked about listed candidates only, where the protocol lists them; then COSTLY_LISTS users, drawn
-    with the seed, get top lists. Raises TrainingError for scores of the wrong shape or not finite.
+    with the seed, get top lists. `watch` hears after each block how many scores of how many there are; what it raises
+    ends the evaluation. Raises TrainingError for scores of the wrong shape or not finite.
     """
     cases = shown = prepare(market, part, candidates)
     widest = max(lists, spec.cutoffs[-1])
     if isinstance(score, ListScoring) and score.costly and cases.listed is not None:
-        rank = _listed_ranks(score, cases, spec.seed)
         shown = replace(cases.sample(COSTLY_LISTS, spec.seed), listed=None)
-        _, top, top_score = _run(score, shown, spec.seed, widest)
+        total = cases.listed.size + len(shown.users) * shown.n_items
+        rank = _listed_ranks(score, cases, spec.seed, lambda done: watch(done, total))
+        before = cases.listed.size
+        _, top, top_score = _run(score, shown, spec.seed, widest, lambda done: watch(before + done, total))
     else:
-        rank, top, top_score = _run(score, cases, spec.seed, widest)
+        total = len(cases.users) * cases.n_items
+        rank, top, top_score = _run(score, cases, spec.seed, widest, lambda done: watch(done, total))
     values = per_user(cases.held_row, rank, len(cases.users), spec.cutoffs)
     everybody = len(shown.users) == len(cases.users)
     overall = beyond_accuracy(top, _train_users(market), market.n_users, spec.cutoffs) if everybody else {}
@@ -221,7 +226,9 @@ def _padded(row: IntArray, item: IntArray, n: int) -> IntArray:
     return result
 
 
-def _run(score: Score | ListScoring, cases: Cases, seed: int, width: int) -> tuple[IntArray, IntArray, FloatArray]:
+def _run(
+    score: Score | ListScoring, cases: Cases, seed: int, width: int, watch: Callable[[int], None] = lambda done: None
+) -> tuple[IntArray, IntArray, FloatArray]:
     """Ranks (H,) of the held-out items, and top lists (n, K) with their scores; no lists where `width` is 0."""
     step = max(1, CELLS // cases.n_items)
     rank: list[IntArray] = [np.empty(0, dtype=np.int64)]
@@ -239,10 +246,13 @@ def _run(score: Score | ListScoring, cases: Cases, seed: int, width: int) -> tup
             top_score.append(values)
         scores[block.held_row, block.held_item] = own
         rank.append(_block_ranks(scores, block, seed))
+        watch((start + len(block.users)) * cases.n_items)
     return np.concatenate(rank), np.concatenate(top), np.concatenate(top_score)
 
 
-def _listed_ranks(score: ListScoring, cases: Cases, seed: int) -> IntArray:
+def _listed_ranks(
+    score: ListScoring, cases: Cases, seed: int, watch: Callable[[int], None] = lambda done: None
+) -> IntArray:
     """Ranks (H,) of the held-out items among the listed candidates, of which alone the scorer is asked."""
     assert cases.listed is not None, "there is no list to ask about"
     width = cases.listed.shape[1]
@@ -258,6 +268,7 @@ def _listed_ranks(score: ListScoring, cases: Cases, seed: int) -> IntArray:
         asked = np.isin(places, block.held_row * WIDE + block.held_item)
         scores[(block.listed < 0) | (had & ~asked)] = -np.inf
         rank.append(ranks(scores, block.users, block.held_row, block.held_item, seed, block.listed))
+        watch((start + len(block.users)) * width)
     return np.concatenate(rank)
 
 

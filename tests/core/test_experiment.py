@@ -21,6 +21,7 @@ from cmr_core.data.market import Corpus
 from cmr_core.data.split import make_split
 from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import Cancelled, DeviceError, SpecError
+from cmr_core.evaluation import evaluate as evaluation
 from cmr_core.experiment import run, torch_device
 from cmr_core.models.base import rebuild
 from cmr_core.spec import JobSpec, parse
@@ -53,11 +54,28 @@ def test_the_whole_path(corpus: Corpus) -> None:
     stages = [report.stage for report in monitor.progress]
     assert stages[0] == "split"
     assert stages[-2:] == ["evaluate", "evaluate"]
+    assert [(r.done, r.total) for r in monitor.progress if r.stage == "evaluate"] == [(50, 100), (100, 100)]
     assert [stage.name for stage in outcome.stages] == ["split", "fit", "evaluate"]
     assert sum(stage.seconds for stage in outcome.stages) <= outcome.seconds
     assert {stage for stage, *_ in outcome.curves} == {"fit"}
     assert outcome.environment["torch"] == torch.__version__
     assert outcome.environment["device"] == "cpu"
+
+
+def test_a_long_evaluation_tells_how_far_it_is_and_stops(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "CELLS", 1)  # a block is one user
+
+    class Stopping(QuietMonitor):
+        def cancelled(self) -> bool:
+            return bool(self.progress) and self.progress[-1].stage == "evaluate" and self.progress[-1].done > 60
+
+    monitor = Stopping()
+    with pytest.raises(Cancelled):
+        run(job(corpus), corpus, monitor)
+    seen = [report.done for report in monitor.progress if report.stage == "evaluate"]
+    assert len(seen) > 10
+    assert seen == sorted(seen)
+    assert seen[-2] <= 60 < seen[-1] < 70
 
 
 def test_the_same_job_gives_the_same_numbers(corpus: Corpus) -> None:
