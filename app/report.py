@@ -22,13 +22,13 @@ from sqlalchemy.exc import DatabaseError
 
 from app import comparison, exports, queries, words
 from cmr_core import published
-from cmr_core.errors import CmrError, NotFoundError, SpecError
+from cmr_core.errors import CmrError, SpecError
 from cmr_core.models import registry
+from worker.store import naming
 from worker.store.artifacts import load_table
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store, open_store
-from worker.store.studies import list_studies, study_spec
-from worker.store.tables import StudyRow
+from worker.store.studies import find_study, study_spec
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
 METRICS = ("ndcg@10", "recall@10")
@@ -43,7 +43,7 @@ def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, 
 
     Raises NotFoundError; SpecError where the studies are about different corpora.
     """
-    studies = [_study(store, name) for name in names]
+    studies = [find_study(store, name) for name in names]
     corpora = {study_spec(study).corpus: get_corpus(store, study_spec(study).corpus) for study in studies}
     if len({corpus.digest for corpus in corpora.values()}) > 1:
         raise SpecError(f"The studies are about different corpora: {', '.join(corpora)}.", hint="Report them apart.")
@@ -59,7 +59,7 @@ def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, 
         runs = runs[runs["run_id"].isin(mine.index)]
         if len(runs):
             chosen = of_several(runs.assign(place=runs["run_id"].map(mine["place"]))) if len(studies) > 1 else runs
-            labelled = comparison.label_rows(chosen, market_names(corpus))
+            labelled = naming.label_rows(chosen, market_names(corpus))
             own = labelled["run_id"]
             tables[str(row.text)] = labelled.assign(processor_seconds=own.map(spent), device=own.map(device))
     return tables
@@ -73,13 +73,6 @@ def of_several(runs: pd.DataFrame) -> pd.DataFrame:
     """
     first = runs.groupby(["label", "target", "seed"])["place"].transform("min")
     return runs[runs["place"] == first].assign(configuration=lambda chosen: chosen["label"])
-
-
-def _study(store: Store, name: str) -> StudyRow:
-    found = [row for row in list_studies(store) if name in (row.name, row.id)]
-    if not found:
-        raise NotFoundError(f"There is no study {name!r}.", hint="`cmr studies` lists them.")
-    return found[0]
 
 
 def rows(store: Store, studies: Sequence[str]) -> pd.DataFrame:

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from app import charts, comparison, describing, words
-from app.comparison import STRONGEST, Comparison, compare, label_rows
+from app.comparison import STRONGEST, Comparison, compare
 from cmr_core.data.describe import describe
 from cmr_core.data.synthetic import synthetic
 from cmr_core.models.registry import load
 from cmr_core.published import load as load_published
 from cmr_core.published import load_costs
+from worker.store.naming import label_rows
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 FAMILIES = {"pop": "reference", "cross": "cross-market", "weak": "single-market"}

@@ -151,6 +151,12 @@ def get_study(store: Store, study_id: str) -> StudyRow:
     return row
 
 
+def find_study(store: Store, wanted: str) -> StudyRow:
+    """The study with this id, or the newest one with this name. Raises NotFoundError."""
+    named = [row for row in list_studies(store) if wanted in (row.name, row.id)]
+    return named[0] if named else get_study(store, wanted)
+
+
 def study_spec(row: StudyRow) -> StudySpec:
     """What was launched, to be launched again or changed. Raises SpecError for a spec of another version."""
     return parse(StudySpec, row.spec)
