@@ -69,8 +69,8 @@ class View:
         )
 
     def _labels(self, runs: pd.DataFrame) -> pd.DataFrame:
-        markets = [*(self.spec.sources or self.markets), *self.targets]
-        return naming.label_rows(runs, markets)
+        # of what the study names: with a target that is none of its sources, no run would have all sources
+        return naming.label_rows(runs, self.markets if self.spec.sources is None else self.spec.sources)
 
 
 def missing(wanted: pd.DataFrame) -> str:

@@ -90,6 +90,28 @@ def test_only_runs_with_all_sources_stand_in_tables() -> None:
     assert len(rows.with_all_sources(alone, runs, ["ca", "de", "jp", "uk"])) == 3
 
 
+def test_a_target_that_is_no_source_makes_no_row_of_its_own() -> None:
+    spec = StudySpec(
+        name="s", corpus="c", methods=(choice(method="dcmpt"),), sources=("uk", "us"), targets=("jp", "us")
+    )
+    times = {"seed": 0, "finished_at": None}
+    runs = pd.DataFrame(
+        [
+            run("dcmpt", "a") | times | {"target": "us", "sources": ["uk"]},
+            run("dcmpt", "b") | times | {"target": "jp", "sources": ["uk", "us"]},
+        ]
+    )
+    shown = view.View("1", spec, ("ca", "jp", "uk", "us"), "", "ndcg@10", runs, runs, KNOWN)
+    assert list(shown.labelled()["label"]) == ["theirs", "theirs"]
+
+
+def test_a_combination_without_a_name_has_its_methods_and_not_another_launchs() -> None:
+    members = [{"method": "ease", "settings": {}}, {"method": "popularity", "settings": {}}]
+    mine = choice(method="blend", members=members)
+    found = naming.belonging(mine, pd.DataFrame([run("blend", "a", members)]), KNOWN)
+    assert list(found["label"]) == [KNOWN["blend"].label]
+
+
 def test_missing_runs_are_counted_by_state() -> None:
     states = ["succeeded"] * 3 + ["queued"] * 2 + ["failed"]
     assert view.missing(pd.DataFrame({"state": states})) == "3 of 6 runs are missing: 2 waiting, 1 failed."

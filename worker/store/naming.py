@@ -6,6 +6,7 @@ Not imported where runs are only executed: it brings pandas.
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -66,7 +67,7 @@ def configurations(choice: MethodChoice, known: Mapping[str, MethodInfo]) -> lis
         if choice.label is not None:
             label: str | None = f"{choice.label} ({said})" if said else choice.label
         else:
-            label = None if info is None or choice.members else make_label(info, settings)
+            label = None if info is None else make_label(info, settings)
         found.append(Configuration(choice.method, point, full, given, choice.members, label))
     return found
 
@@ -97,24 +98,51 @@ def named(spec: StudySpec, runs: pd.DataFrame, known: Mapping[str, MethodInfo]) 
     return frame.drop_duplicates("run_id").reset_index(drop=True)
 
 
-def label_rows(results: pd.DataFrame, markets: Sequence[str]) -> pd.DataFrame:
-    """The results with labels that tell every configuration, and every choice of sources, apart.
+def one_name(runs: pd.DataFrame, by: str) -> pd.Series:
+    """Label of each run's configuration: that of its first run by the column `by`.
 
-    Configurations of one label are named by the one or two settings in which they differ, where `results` has
-    `settings` and they do; otherwise by the beginning of their digest.
+    A run keeps the name that its first launch gave it; seeds of one configuration may come from several launches.
+    """
+    first = runs.sort_values(by, kind="stable").groupby("configuration")["label"].transform("first")
+    return first.reindex(runs.index)
+
+
+def label_rows(results: pd.DataFrame, markets: Sequence[str]) -> pd.DataFrame:
+    """The results, one run per row of a table, market and seed, with labels that are such rows.
+
+    A row is one configuration with one choice of sources: it has the name of the configuration's first finished run,
+    and the sources where they are not all of `markets`. Configurations of one name are told apart by the one or two
+    settings in which they differ, where `results` has `settings` and they do; otherwise by the beginning of their
+    digest. Of runs with the same seed, as on a CPU and on a GPU, the one that finished last counts.
     """
     everything = {target: sorted(set(markets) - {target}) for target in set(results["target"])}
     chosen = [
         "" if not sources or sorted(sources) == everything[target] else f", from {' '.join(sources)}"
         for sources, target in zip(results["sources"], results["target"], strict=True)
     ]
-    frame = results.assign(label=results["label"] + pd.Series(chosen, index=results.index, dtype=object))
-    shared = frame.groupby("label")["configuration"].transform("nunique") > 1
+    sources = pd.Series(chosen, index=results.index, dtype=object)
+    frame = results.assign(label=one_name(results, "finished_at") + sources)
+    shared = _shared(frame)
     apart: dict[str, str] = {}
     for _, twins in frame[shared].groupby("label"):
         apart |= _differences(twins.drop_duplicates("configuration"))
     suffixes = [apart[name] if twin else "" for name, twin in zip(frame["configuration"], shared, strict=True)]
-    return frame.assign(label=frame["label"] + pd.Series(suffixes, index=frame.index, dtype=object))
+    frame = frame.assign(label=frame["label"] + pd.Series(suffixes, index=frame.index, dtype=object))
+    # a difference in words may be what a third configuration is called
+    digests = " #" + frame["configuration"].str[:4]
+    frame = frame.assign(label=frame["label"].where(~_shared(frame), frame["label"] + digests))
+    order = frame.sort_values("finished_at", kind="stable", na_position="first")
+    return frame.drop(order.index[order.duplicated(["label", "target", "seed"], keep="last")])
+
+
+def protocol_names(texts: Mapping[str, str]) -> dict[str, str]:
+    """Protocols in words, by digest: those that read alike, as their cutoffs differ, with the digest's beginning."""
+    many = Counter(texts.values())
+    return {digest: text if many[text] == 1 else f"{text} ({digest[:12]})" for digest, text in texts.items()}
+
+
+def _shared(frame: pd.DataFrame) -> pd.Series:
+    return frame.groupby("label")["configuration"].transform("nunique") > 1
 
 
 def _differences(twins: pd.DataFrame) -> dict[str, str]:
