@@ -108,7 +108,7 @@ def _view(store: Store, study_id: str, spec: StudySpec, runs: pd.DataFrame) -> V
     corpus = get_corpus(store, str(runs["corpus"].iloc[0]))
     left, middle, right = st.columns([5, 2, 1])
     texts = runs.drop_duplicates("protocol").set_index("protocol")["text"]
-    short = {str(digest)[:12]: str(text) for digest, text in texts.items()}
+    short = {digest[:12]: name for digest, name in naming.protocol_names(dict(texts)).items()}
     with left:
         chosen = frame.choose("Protocol", list(short), "protocol", text=short.__getitem__)
     mine = runs[runs["protocol"].str[:12] == chosen]
