@@ -9,6 +9,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app import frame, queries, words
+from worker.store.naming import protocol_names
 from worker.store.session import Store
 
 
@@ -50,7 +51,6 @@ def both(store: Store, beside: Sequence[DeltaGenerator] | None = None) -> tuple[
 
 
 def _texts(known: pd.DataFrame) -> dict[str, str]:
-    """Two protocols may read alike (their metrics' cutoffs differ): then the digest tells them apart."""
-    double = known["text"].duplicated(keep=False)
-    rows = zip(known["protocol"].str[:12], known["text"], known["runs"], double, strict=True)
-    return {key: f"{text}{f' ({key})' if twice else ''} — {words.plural(n, 'run')}" for key, text, n, twice in rows}
+    names = protocol_names(dict(zip(known["protocol"], known["text"], strict=True)))
+    runs = zip(known["protocol"], known["runs"], strict=True)
+    return {digest[:12]: f"{names[digest]} — {words.plural(n, 'run')}" for digest, n in runs}

@@ -15,7 +15,6 @@ from cmr_core.published import Published
 SIMPLE = ("reference", "single-market")
 STRONGEST = "strongest"  # the reference that may be another method in each market
 RESAMPLES = 2000
-MOST_DIFFERENCES = 2  # settings that a label names
 CELL = ["label", "method", "target", "mean", "low", "high", "n", "seeds", "date"]
 TEST = ["reference", "difference", "diff_low", "diff_high", "effect", "wins", "ties", "losses", "p_wilcoxon"]
 FAMILY = ["p_holm", "significant"]  # what the tests of a whole table say together
@@ -51,38 +50,6 @@ class Comparison:
         seen = f"N {words.count(users.sum())} test users" + (f" ({each})" if len(users) > 1 else "")
         seeds, date = words.plural(int(self.cells["seeds"].max()), "seed"), words.day(self.cells["date"].max())
         return f"{seen} · up to {seeds} · newest run {date}"
-
-
-def label_rows(results: pd.DataFrame, markets: Sequence[str]) -> pd.DataFrame:
-    """The results with labels that tell every configuration, and every choice of sources, apart.
-
-    Configurations of one label are named by the one or two settings in which they differ, where `results` has
-    `settings` and they do; otherwise by the beginning of their digest.
-    """
-    everything = {target: sorted(set(markets) - {target}) for target in set(results["target"])}
-    chosen = [
-        "" if not sources or sorted(sources) == everything[target] else f", from {' '.join(sources)}"
-        for sources, target in zip(results["sources"], results["target"], strict=True)
-    ]
-    frame = results.assign(label=results["label"] + pd.Series(chosen, index=results.index, dtype=object))
-    shared = frame.groupby("label")["configuration"].transform("nunique") > 1
-    apart: dict[str, str] = {}
-    for _, twins in frame[shared].groupby("label"):
-        apart |= _differences(twins.drop_duplicates("configuration"))
-    suffixes = [apart[name] if twin else "" for name, twin in zip(frame["configuration"], shared, strict=True)]
-    return frame.assign(label=frame["label"] + pd.Series(suffixes, index=frame.index, dtype=object))
-
-
-def _differences(twins: pd.DataFrame) -> dict[str, str]:
-    """What to append to the label of each configuration."""
-    names = list(twins["configuration"])
-    settings = list(twins["settings"]) if "settings" in twins else [{}]
-    known = set(settings[0]).intersection(*settings[1:])
-    differ = [name for name in settings[0] if name in known and len({repr(one[name]) for one in settings}) > 1]
-    said = [", ".join(f"{name}={one[name]}" for name in differ) for one in settings]
-    if not 1 <= len(differ) <= MOST_DIFFERENCES or len(set(said)) < len(names):
-        return {name: f" #{name[:4]}" for name in names}
-    return {name: f" ({text})" for name, text in zip(names, said, strict=True)}
 
 
 def compare(

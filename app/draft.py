@@ -55,7 +55,7 @@ def from_run(store: Store, run_id: str) -> StudySpec:
         corpus=get_corpus(store, job.corpus).name,
         targets=(job.target,),
         sources=job.sources or None,
-        methods=(MethodChoice(method=job.method, settings=job.settings),),
+        methods=(MethodChoice(method=job.method, settings=job.settings, members=job.members),),
         protocols=(Protocol(split=job.split, evaluation=job.evaluation),),
         seeds=(job.seed,),
         budget=job.budget,

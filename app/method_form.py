@@ -8,6 +8,7 @@ from app import fields, forms, frame, grids, words
 from cmr_core.errors import CmrError
 from cmr_core.models.registry import MethodInfo, load
 from cmr_core.spec import Member, MethodChoice, StudySpec
+from worker.store.studies import make_label
 
 FIRST_CHOICE = ("popularity", "ease-weighted", "lightgcn-all", "dcmpt")
 FIRST_MEMBERS = ("popularity", "ease-weighted", "lightgcn-all")
@@ -85,11 +86,17 @@ def _configuration(info: MethodInfo, start: MethodChoice, key: str) -> MethodCho
 
 def _members(start: MethodChoice, key: str) -> tuple[Member, ...]:
     known = load()
-    given = {member.method: member for member in start.members}
-    picked = st.multiselect(
-        "What it combines", [name for name, info in known.items() if not info.combines],
-        [name for name in given or FIRST_MEMBERS if name in known], key=f"{key}-members",
-        format_func=lambda name: known[name].label, wrap=True, max_selections=20,
+    offered: dict[str, Member] = {}
+    for at, member in enumerate(start.members, start=1):
+        if member.method in known:  # a method may take part several times: its settings, or its place, say which it is
+            name = make_label(known[member.method], member.settings)
+            offered[f"{name}, member {at}" if name in offered else name] = member
+    picked = list(offered) or [known[name].label for name in FIRST_MEMBERS]
+    for name, info in known.items():
+        if not info.combines:
+            offered.setdefault(info.label, Member(method=name))
+    chosen = st.multiselect(
+        "What it combines", list(offered), picked, key=f"{key}-members", wrap=True, max_selections=20,
         help="With their own settings where a study file names some, else with their defaults.",
     )  # fmt: skip
-    return tuple(given.get(name) or Member(method=name) for name in picked)
+    return tuple(offered[name] for name in chosen)

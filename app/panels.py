@@ -89,7 +89,7 @@ def table(view: View) -> None:
 def about_rows(labels: Iterable[str]) -> str:
     """What a reader of the table must know of its rows: their mean, and names that were told apart."""
     said = "The mean counts every market alike, and has no interval and no test."
-    if any(re.search(r" #[0-9a-f]{4}$", label) for label in labels):  # see `comparison.label_rows`
+    if any(re.search(r" #[0-9a-f]{4}$", label) for label in labels):  # see `naming.label_rows`
         said += " A name with # is one of several configurations of that name that differ much: its runs say in what."
     return said
 

@@ -9,8 +9,9 @@ import streamlit as st
 
 from app import draft
 from cmr_core.errors import CmrError, SpecError
-from cmr_core.spec import CandidateKind, EvalSpec, Protocol, SplitKind, SplitSpec, StudySpec, parse
+from cmr_core.spec import CandidateKind, EvalSpec, Protocol, SplitKind, SplitSpec, StudySpec, parse, protocol_digest
 from worker.store.corpora import dated_markets, market_names
+from worker.store.naming import protocol_names
 from worker.store.tables import CorpusRow, ListsRow
 
 CUSTOM = "custom"
@@ -38,7 +39,7 @@ def protocols(
     texts = {name: text for name, (text, _) in offered.items()}
     first = ["events"] if set(dated_markets(corpus)) == set(market_names(corpus)) else ["ratio"]
     if given is not None:
-        own = {draft.preset_of(protocol) or protocol.text(): protocol for protocol in given.protocols}
+        own = _own(given.protocols, corpus.digest)
         options, texts, first = own | options, {name: name for name in own} | texts, list(own)
     texts[CUSTOM] = "Custom: every choice by hand"
     picked = st.multiselect(
@@ -63,6 +64,13 @@ def cutoffs(text: str) -> list[int]:
         if not part.isascii() or not part.isdigit() or len(part) > 6:
             raise SpecError(f"{part[:40]!r} is no cutoff.", hint="Write whole numbers, such as 5, 10, 20.")
     return [int(part) for part in parts]
+
+
+def _own(given: Sequence[Protocol], corpus: str) -> dict[str, Protocol]:
+    """A study's protocols by name: a preset's, else in words."""
+    digests = {protocol_digest(corpus, one.split, one.evaluation): one for one in given}
+    names = protocol_names({digest: draft.preset_of(one) or one.text() for digest, one in digests.items()})
+    return {names[digest]: one for digest, one in digests.items()}
 
 
 def _custom(start: Protocol, lists: Sequence[ListsRow], key: str) -> Protocol:

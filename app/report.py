@@ -2,11 +2,12 @@
 
     python -m app.report STUDY ...          # the finished runs of one study, or of several as one table
     python -m app.report STUDY ... --add    # and what `results.csv` holds of other methods, markets and protocols
-    python -m app.report                    # the tables again, from `results.csv` as it is
+    python -m app.report                    # both again, from `results.csv`
 
-`results.csv` has one line per configuration, market, protocol and metric, as the page Compare shows it and made by the
-same functions, with the value of each seed, the cost and the date. With `--add` a long table can be made in several
-sittings. In `results.md` the tables stand behind a mark; what stands before it is kept.
+`results.csv` has one line per configuration, market, protocol and metric, made by the functions of the page Compare and
+under the studies' names, with the cost, the date and each seed's value (`seed:value`; older lines have the values
+alone). With `--add` a long table can be made in several sittings: Holm's correction and places are made anew from all
+lines of a table. In `results.md` the tables stand behind a mark; what stands before it is kept.
 """
 
 from __future__ import annotations
@@ -22,12 +23,13 @@ from sqlalchemy.exc import DatabaseError
 
 from app import comparison, exports, queries, words
 from cmr_core import published
-from cmr_core.errors import CmrError, NotFoundError, SpecError
+from cmr_core.errors import CmrError, SpecError
 from cmr_core.models import registry
+from worker.store import naming
 from worker.store.artifacts import load_table
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store, open_store
-from worker.store.studies import list_studies, study_spec
+from worker.store.studies import find_study, study_spec
 from worker.store.tables import StudyRow
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
@@ -41,45 +43,54 @@ FEWEST = 3  # methods between which an order says anything
 def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, pd.DataFrame]:
     """Finished runs of the newest studies with these names, by protocol in words, as `of_several` makes one table.
 
-    Raises NotFoundError; SpecError where the studies are about different corpora.
+    Rows have the studies' own names; a configuration of several studies has that of the first. Raises NotFoundError;
+    SpecError where the studies are about different corpora.
     """
-    studies = [_study(store, name) for name in names]
+    studies = [find_study(store, name) for name in names]
     corpora = {study_spec(study).corpus: get_corpus(store, study_spec(study).corpus) for study in studies}
     if len({corpus.digest for corpus in corpora.values()}) > 1:
         raise SpecError(f"The studies are about different corpora: {', '.join(corpora)}.", hint="Report them apart.")
     corpus = next(iter(corpora.values()))
-    mine = pd.concat([queries.study_runs(store, study.id).assign(place=at) for at, study in enumerate(studies)])
-    mine = mine.drop_duplicates("run_id").set_index("run_id")
+    mine = _runs(store, studies)
     around = mine["environment"].map(lambda known: known or {})
     spent = around.map(lambda known: float(known.get("processor_seconds", "nan")))
     device = around.map(lambda known: "cpu" if known.get("device", "cpu") == "cpu" else "gpu")
+    texts = naming.protocol_names(dict(zip(mine["protocol"], mine["text"], strict=True)))
+    known = queries.protocols(store, corpus.digest)["protocol"]
     tables = {}
-    for row in queries.protocols(store, corpus.digest).itertuples():
-        runs = queries.results(store, corpus.digest, str(row.protocol), metric)
+    for protocol in known[known.isin(texts)]:
+        runs = queries.results(store, corpus.digest, protocol, metric)
         runs = runs[runs["run_id"].isin(mine.index)]
         if len(runs):
-            chosen = of_several(runs.assign(place=runs["run_id"].map(mine["place"]))) if len(studies) > 1 else runs
-            labelled = comparison.label_rows(chosen, market_names(corpus))
-            own = labelled["run_id"]
-            tables[str(row.text)] = labelled.assign(processor_seconds=own.map(spent), device=own.map(device))
+            runs = runs.assign(**{name: runs["run_id"].map(mine[name]) for name in ("label", "place")})
+            parts = [naming.label_rows(part, market_names(corpus)) for _, part in runs.groupby("place")]
+            chosen = of_several(pd.concat(parts))
+            own = chosen["run_id"]
+            tables[texts[protocol]] = chosen.assign(processor_seconds=own.map(spent), device=own.map(device))
     return tables
 
 
 def of_several(runs: pd.DataFrame) -> pd.DataFrame:
-    """The runs of several studies as one table, in which a label is one configuration.
+    """The runs of several studies as one table, in which a label is one configuration in each market.
 
-    `place` is that of the first study that has the run. Where several have runs of one label, market and seed, as when
-    a default has changed or a run was made on a GPU too, those of the first one count.
+    `place` is that of the first study that has the run. Where studies have different configurations under one label, as
+    when a default has changed, the first one's counts: the others add seeds of that configuration, and none of theirs.
+    A seed that several have, as when it ran on a GPU too, is the first one's as well.
     """
-    first = runs.groupby(["label", "target", "seed"])["place"].transform("min")
-    return runs[runs["place"] == first].assign(configuration=lambda chosen: chosen["label"])
+    first = runs.sort_values("place", kind="stable")
+    wanted = first.groupby(["label", "target"])["configuration"].transform("first")
+    return first[first["configuration"] == wanted].drop_duplicates(["label", "target", "seed"]).sort_index()
 
 
-def _study(store: Store, name: str) -> StudyRow:
-    found = [row for row in list_studies(store) if name in (row.name, row.id)]
-    if not found:
-        raise NotFoundError(f"There is no study {name!r}.", hint="`cmr studies` lists them.")
-    return found[0]
+def _runs(store: Store, studies: Sequence[StudyRow]) -> pd.DataFrame:
+    """The studies' runs by id, each as in the first study that has it, the `place`, and under that study's name."""
+    known = registry.load()
+    parts = [
+        naming.named(study_spec(study), queries.study_runs(store, study.id), known).assign(place=at)
+        for at, study in enumerate(studies)
+    ]
+    mine = pd.concat(parts, ignore_index=True).drop_duplicates("run_id")
+    return mine.assign(label=naming.one_name(mine, "place")).set_index("run_id")
 
 
 def rows(store: Store, studies: Sequence[str]) -> pd.DataFrame:
@@ -99,7 +110,8 @@ def compared(store: Store, runs: pd.DataFrame, metric: str) -> comparison.Compar
 def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     """The new lines, and the old ones of which there is no new one.
 
-    An old line's test against another reference than the market's present one is not taken over.
+    An old line's test against another reference than the market's present one is not taken over; what the tests of a
+    table say together (Holm's correction, places) is made anew.
     """
     theirs, families = pd.MultiIndex.from_frame(old[KEY]), _families()
     both = pd.concat([new, old[~theirs.isin(pd.MultiIndex.from_frame(new[KEY]))]], ignore_index=True)
@@ -109,6 +121,13 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     present = pd.Series(best.reindex(place).to_numpy(), index=both.index)
     stale = both["reference"].notna() & (both["reference"] != present)
     both.loc[stale, comparison.TEST] = np.nan
+    whole = [*comparison.FAMILY, "place"]
+    parts = []
+    for (_, metric), mine in both.groupby(["protocol", "metric"]):
+        cells = _assembled(mine, str(metric)).cells.set_index(["label", "target"])[whole]
+        parts.append(cells.reindex(pd.MultiIndex.from_frame(mine[["label", "target"]])).set_index(mine.index))
+    if parts:
+        both[whole] = pd.concat(parts)
     return both
 
 
@@ -198,8 +217,21 @@ def write(store: Store, studies: Sequence[str], folder: Path, *, add: bool = Fal
     table = folder / "results.csv"
     lines = rows(store, studies)
     if add and table.exists():
-        lines = added(lines, pd.read_csv(table))
+        lines = added(lines, read(table))
     table.write_bytes(exports.csv(lines))
+    render(folder)
+
+
+def read(table: Path) -> pd.DataFrame:
+    """The lines of a `results.csv`, so that writing them again changes no digit."""
+    return pd.read_csv(table, dtype={"by_seed": str})
+
+
+def again(folder: Path) -> None:
+    """Renew `results.csv` from its own lines, as `added` does, then `results.md`."""
+    table = folder / "results.csv"
+    lines = read(table)
+    table.write_bytes(exports.csv(added(lines.head(0), lines)))
     render(folder)
 
 
@@ -207,19 +239,19 @@ def render(folder: Path) -> None:
     """Renew `results.md` behind its mark from `results.csv`."""
     page, table = folder / "results.md", folder / "results.csv"
     before = page.read_text(encoding="utf-8").partition(MARK)[0] if page.exists() else "# Results\n\n"
-    page.write_text("\n\n".join([before + MARK, *sections(pd.read_csv(table))]) + "\n", encoding="utf-8")
+    page.write_text("\n\n".join([before + MARK, *sections(read(table))]) + "\n", encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the tables of studies."""
     parser = argparse.ArgumentParser(prog="python -m app.report", description=main.__doc__)
-    parser.add_argument("study", nargs="*", help="names or ids of studies; without one the tables are rendered again")
+    parser.add_argument("study", nargs="*", help="names or ids of studies; without one the tables are made again")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder with results.md")
     parser.add_argument("--add", action="store_true", help="keep the lines of results.csv that the studies have not")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.study:
-        render(options.out)
+        again(options.out)
         return
     store = open_store()
     try:
@@ -235,8 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
-    named = lines.rename(columns={"ci95_low": "low", "ci95_high": "high", "users": "n"})
-    found = comparison.assemble(metric, [named.assign(date=pd.to_datetime(named["date"]))])
+    found = _assembled(lines, metric)
     yield f"### {text}: {words.metric(metric)}"
     yield found.note()
     yield markdown(grid(found))
@@ -257,11 +288,17 @@ def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
             yield f"On a GPU: {'; '.join(f'{label} ({names})' for label, names in markets.items())}."
 
 
+def _assembled(lines: pd.DataFrame, metric: str) -> comparison.Comparison:
+    named = lines.rename(columns={"ci95_low": "low", "ci95_high": "high", "users": "n"})
+    return comparison.assemble(metric, [named.assign(date=pd.to_datetime(named["date"]))])
+
+
 def _costs(runs: pd.DataFrame) -> pd.DataFrame:
-    """By label and target: each seed's value, and what a run costs."""
-    spent = runs.assign(updated=runs["parameters"].map(comparison.updated))
+    """By label and target: each seed and its value, and what a run costs."""
+    pairs = [f"{seed}:{value:.6f}" for seed, value in zip(runs["seed"], runs["value"], strict=True)]
+    spent = runs.assign(updated=runs["parameters"].map(comparison.updated), by_seed=pairs)
     groups = spent.sort_values("seed").groupby(["label", "target"])
-    by_seed = groups["value"].agg(lambda values: " ".join(f"{value:.6f}" for value in values)).rename("by_seed")
+    by_seed = groups["by_seed"].agg(" ".join)
     # a shared stage is built in one of the seeds' or markets' runs: the mean hides nothing, a median would
     devices = groups["device"].agg(lambda names: " ".join(sorted(set(names)))).rename("devices")
     return groups[COST].mean().join([by_seed, devices]).reset_index()

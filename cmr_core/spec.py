@@ -193,17 +193,25 @@ class JobSpec(Frozen):
 
     def protocol(self) -> str:
         """Digest of corpus, split and evaluation: only numbers with the same one may be compared."""
-        body = {"corpus": self.corpus, "split": self.split.model_dump(mode="json")}
-        body["evaluation"] = self.evaluation.model_dump(mode="json")
-        return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return protocol_digest(self.corpus, self.split, self.evaluation)
 
     def protocol_text(self) -> str:
         """The protocol in words, for tables and charts, e.g. `events 80/10/10 · catalogue`."""
         return protocol_text(self.split, self.evaluation)
 
 
+def protocol_digest(corpus: str, split: SplitSpec, evaluation: EvalSpec) -> str:
+    """Digest of a corpus, a split and an evaluation."""
+    body = {"corpus": corpus, "split": split.model_dump(mode="json"), "evaluation": evaluation.model_dump(mode="json")}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
 def protocol_text(split: SplitSpec, evaluation: EvalSpec) -> str:
-    """A split and an evaluation in words; every departure from the defaults is named."""
+    """A split and an evaluation in words.
+
+    Departures from the defaults are named, but for cutoffs, the metric that selects and the seed of the negatives: two
+    protocols may read alike, and only `protocol_digest` tells them apart (see `worker.store.naming.protocol_names`).
+    """
     if split.kind == "leave-one-out":
         words = [f"leave-one-out ({split.order})"]
     else:

@@ -10,10 +10,10 @@ from sqlalchemy import Select, func, select
 from app.queries.base import frame
 from app.queries.results import metric_order
 from worker.store.session import Store
+from worker.store.studies import DEFAULT_SECONDS
 from worker.store.tables import MetricRow, PointRow, RunRow, StageRow, StudyRunRow
 
 WAITING = ("queued", "running", "lost")
-UNKNOWN_SECONDS = 60.0  # of a run of a method that has never run here, as `worker.store.studies.estimate` says
 
 
 def study_runs(store: Store, study_id: str) -> pd.DataFrame:
@@ -89,7 +89,7 @@ def study_progress(store: Store) -> pd.DataFrame:
     likely = past.groupby(["corpus", "method"])["same"].mean().rename("like").reset_index()
     known = known.merge(likely, how="left", on=["corpus", "method"])
     seconds = known["remaining_seconds"].astype(float).fillna(known["same"].astype(float))
-    seconds = seconds.fillna(known["like"].astype(float)).fillna(UNKNOWN_SECONDS)
+    seconds = seconds.fillna(known["like"].astype(float)).fillna(DEFAULT_SECONDS)
     return counts.assign(seconds=seconds.groupby(known["study_id"]).sum().reindex(counts.index).fillna(0.0))
 
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from app.study import paper, rows
+from app.study import paper
 from app.study.view import View
 from cmr_core.published import Published
 from cmr_core.spec import MethodChoice
+from worker.store import naming
 
 COLUMNS = ["label", "target", "difference", "low", "high", "significant", "p_holm", "n"]
 
@@ -63,7 +64,7 @@ def published(
 def _of_grid(view: View, choice: MethodChoice) -> Group:
     method = view.known[choice.method].label if choice.method in view.known else choice.method
     full = choice.label or method
-    points = [paper.variant(point.point) for point in rows.configurations(choice, view.known)]
+    points = [paper.variant(point.point) for point in naming.configurations(choice, view.known)]
     finished, wanted = (_named(view.of(choice, runs), points[0], full) for runs in (view.labelled(), view.wanted()))
     return Group(full, tuple(points[1:]), finished, wanted)
 

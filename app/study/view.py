@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from app import comparison, words
+from app import words
 from app.study import rows
 from cmr_core.models.registry import MethodInfo
 from cmr_core.spec import MethodChoice, StudySpec
+from worker.store import naming
 
 STATES = {"running": "running", "lost": "silent", "queued": "waiting", "failed": "failed", "cancelled": "cancelled"}
 
@@ -54,7 +55,7 @@ class View:
 
     def of(self, choice: MethodChoice, runs: pd.DataFrame) -> pd.DataFrame:
         """Those of `runs` (of this view) that the choice stands for, with its label and point."""
-        return rows.belonging(choice, runs, self.known)
+        return naming.belonging(choice, runs, self.known)
 
     def note(self, runs: pd.DataFrame) -> str:
         """Metric, protocol, N, seeds and date of what a figure shows; `runs` are finished ones."""
@@ -68,8 +69,8 @@ class View:
         )
 
     def _labels(self, runs: pd.DataFrame) -> pd.DataFrame:
-        named = [*(self.spec.sources or self.markets), *self.targets]
-        return comparison.label_rows(runs, named)
+        # of what the study names: with a target that is none of its sources, no run would have all sources
+        return naming.label_rows(runs, self.markets if self.spec.sources is None else self.spec.sources)
 
 
 def missing(wanted: pd.DataFrame) -> str:

@@ -8,6 +8,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app import cached, choices, comparison, frame, panels, queries, words
 from cmr_core.errors import SpecError
+from worker.store import naming
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -35,7 +36,7 @@ def body(store: Store) -> None:
     names = queries.metric_names(store, digest, protocol)
     metric = _metric([name for name in names if name.partition("@")[0] in ACCURACY], left, right)
     results = queries.results(store, digest, protocol, metric)
-    labelled = comparison.label_rows(results, market_names(get_corpus(store, digest)))
+    labelled = naming.label_rows(results, market_names(get_corpus(store, digest)))
     kept, reference = _rows(labelled)
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")

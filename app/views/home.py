@@ -10,6 +10,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app import auth, cached, charts, comparison, frame, queries, words
+from worker.store import naming
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -73,7 +74,7 @@ def _advice(counts: dict[str, int], alive: int, corpora: int) -> None:
 
 def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, text: str) -> None:
     row = get_corpus(store, corpus)
-    results = comparison.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row))
+    results = naming.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row))
     with place:
         st.subheader(f"{words.metric(METRIC)} by market", anchor=False)
         if results.empty:

@@ -8,11 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from app import actions, auth, cached, figures, forms, frame, queries, study_files, words
-from app.study import rows
 from app.study import view as views
 from app.study.view import View
 from cmr_core.errors import CmrError, SpecError
 from cmr_core.spec import StudySpec
+from worker.store import naming
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 from worker.store.studies import get_study, study_spec
@@ -43,7 +43,7 @@ def body(store: Store) -> None:
         return
     _progress(store, row.id, int((runs["state"] == "succeeded").sum()))
     with st.spinner("Reading the methods …", show_time=False):
-        named = rows.named(spec, runs, cached.methods())
+        named = naming.named(spec, runs, cached.methods())
     view = _view(store, row.id, spec, named)
     if view is not None:
         _figures(view, store)
@@ -110,7 +110,7 @@ def _view(store: Store, study_id: str, spec: StudySpec, runs: pd.DataFrame) -> V
     corpus = get_corpus(store, str(runs["corpus"].iloc[0]))
     left, middle, right = st.columns([5, 2, 1])
     texts = runs.drop_duplicates("protocol").set_index("protocol")["text"]
-    short = {str(digest)[:12]: str(text) for digest, text in texts.items()}
+    short = {digest[:12]: name for digest, name in naming.protocol_names(dict(texts)).items()}
     with left:
         chosen = frame.choose("Protocol", list(short), "protocol", text=short.__getitem__)
     mine = runs[runs["protocol"].str[:12] == chosen]

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 
 from app import charts, comparison, describing, words
-from app.comparison import STRONGEST, Comparison, compare, label_rows
+from app.comparison import STRONGEST, Comparison, compare
 from cmr_core.data.describe import describe
 from cmr_core.data.synthetic import synthetic
 from cmr_core.models.registry import load
 from cmr_core.published import load as load_published
 from cmr_core.published import load_costs
+from worker.store.naming import label_rows
 
 NOW = dt.datetime(2026, 1, 2, tzinfo=dt.UTC)
 FAMILIES = {"pop": "reference", "cross": "cross-market", "weak": "single-market"}
@@ -141,6 +142,37 @@ def test_configurations_that_differ_in_a_setting_or_two_are_named_by_these() -> 
     for settings in (much, alike):
         named = label_rows(frame.assign(settings=frame["method"].map(settings)), ["de", "jp", "uk"])
         assert set(named["label"]) == {f"same #{(method * 4)[:4]}" for method in METHODS}
+
+
+def test_seeds_of_one_configuration_are_one_row_whatever_their_launches_called_it() -> None:
+    frame = results()
+    cross = frame["method"] == "cross"
+    later = cross & (frame["seed"] == 1)
+    frame = frame.assign(label=frame["label"].where(~later, "Another name"))
+    frame = frame.assign(finished_at=frame["finished_at"].where(~later, NOW + dt.timedelta(days=1)))
+    named = label_rows(frame.iloc[::-1], ["de", "jp", "uk"])
+    assert set(named["label"]) == {"CROSS", "POP", "WEAK"}  # of the run that finished first
+    assert list(compare(named, "ndcg@10", per_user, FAMILIES).cells.set_index("label").loc["CROSS", "seeds"]) == [2, 2]
+
+
+def test_a_seed_that_ran_on_two_devices_counts_once() -> None:
+    frame = results()
+    gpu = frame[(frame["method"] == "cross") & (frame["seed"] == 0)]
+    gpu = gpu.assign(run_id=gpu["run_id"] + "-gpu-9", value=0.1, finished_at=NOW + dt.timedelta(days=1))
+    both = label_rows(pd.concat([gpu, frame], ignore_index=True), ["de", "jp", "uk"])
+    assert len(both) == len(frame)
+    mine = both[both["label"] == "CROSS"]
+    assert sorted(mine["run_id"]) == ["cross-de-0-gpu-9", "cross-de-1", "cross-jp-0-gpu-9", "cross-jp-1"]  # the newest
+    assert comparison.means(both).set_index("label").loc["CROSS", "mean"].tolist() == pytest.approx([0.45, 0.45])
+
+
+def test_a_name_made_of_a_difference_may_be_anothers_name() -> None:
+    frame = results()
+    names = {"pop": "same", "cross": "same", "weak": "same (rate=0.2)"}
+    rates = {"pop": {"rate": 0.1}, "cross": {"rate": 0.2}, "weak": {"rate": 0.2, "on": True}}
+    both = frame.assign(label=frame["method"].map(names), settings=frame["method"].map(rates))
+    named = label_rows(both, ["de", "jp", "uk"]).groupby("label")["configuration"].nunique()
+    assert dict(named) == {"same (rate=0.1)": 1, "same (rate=0.2) #cros": 1, "same (rate=0.2) #weak": 1}
 
 
 def test_costs_count_what_is_updated(table: Comparison) -> None:

@@ -104,6 +104,32 @@ def test_a_study_with_grids_comes_back_into_the_form(own: Store, open_page: Open
     assert "Nothing is left to compute" in said
 
 
+MEMBERS = [{"method": "ease", "settings": {"tune": False}}, {"method": "ease"}, {"method": "popularity"}]
+
+
+def test_a_combination_comes_back_with_its_members_as_study_and_as_run(own: Store, open_page: Open) -> None:
+    twice = [{"method": "blend", "members": MEMBERS}]
+    launched = launch_study(own, seed.ANALYST, seed.study(name="blend", targets=("uk",), seeds=(0,), methods=twice))
+    for address in ({"study": launched.study_id}, {"run": launched.created[0]}):
+        app = open_page("launch", **address)
+        assert not app.error
+        assert new_runs(app) == ["0"]
+        (members,) = [box for box in app.multiselect if box.label == "What it combines"]
+        assert members.value == ["EASE (tune=False)", "EASE", "Popularity"]
+
+
+def test_a_study_keeps_protocols_that_read_alike(own: Store, open_page: Open) -> None:
+    alike = [{"evaluation": {"select": name}, "split": {"seed": 7}} for name in ("ndcg@10", "recall@10")]
+    fields = {"name": "alike", "targets": ("uk",), "seeds": (0,), "methods": [{"method": "popularity"}]}
+    launched = launch_study(own, seed.ANALYST, seed.study(protocols=alike, **fields))
+    assert len(launched.created) == 2
+    app = open_page("launch", study=launched.study_id)
+    assert not app.error
+    assert any("2 runs in all, 2 of them there" in str(caption.value) for caption in app.caption)
+    (box,) = [box for box in open_page("study", study=launched.study_id).selectbox if box.label == "Protocol"]
+    assert len(set(box.options)) == 2
+
+
 def test_custom_protocol(own: Store, open_page: Open) -> None:
     app = open_page("launch")
     only(app, "popularity", "uk")

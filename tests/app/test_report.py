@@ -9,9 +9,12 @@ import pytest
 
 from app import report
 from cmr_core.errors import NotFoundError
+from cmr_core.evaluation.compare import holm
+from cmr_core.spec import MethodChoice
+from tests.app import seed
 from worker.settings import Settings
 from worker.store.session import Store, open_store
-from worker.store.studies import list_studies
+from worker.store.studies import launch_study, list_studies
 
 
 def test_the_tables_hold_the_stores_means_and_keep_what_stands_before_them(store: Store, tmp_path: Path) -> None:
@@ -57,8 +60,10 @@ def test_a_second_sitting_adds_to_the_first_and_replaces_what_it_has_again(store
 def test_each_line_has_the_value_of_each_seed(store: Store) -> None:
     lines = report.rows(store, [list_studies(store)[-1].name])
     for line in lines.itertuples():
-        values = [float(value) for value in str(line.by_seed).split()]
+        pairs = dict(pair.split(":") for pair in str(line.by_seed).split())
+        values = [float(value) for value in pairs.values()]
         assert len(values) == line.seeds
+        assert list(pairs) == [str(seed) for seed in range(line.seeds)]
         assert sum(values) / len(values) == pytest.approx(line.mean, abs=1e-6)
 
 
@@ -119,15 +124,67 @@ def test_a_table_in_markdown() -> None:
 
 def test_of_several_studies_the_first_that_has_a_run_counts(store: Store, tmp_path: Path) -> None:
     runs = pd.DataFrame(
-        [("A", "jp", 0, 1, "new"), ("A", "jp", 0, 2, "old"), ("A", "jp", 1, 2, "more"), ("A", "uk", 0, 2, "only")],
+        [
+            ("A", "jp", 2, 2, "new"), ("A", "jp", 0, 1, "new"), ("A", "jp", 0, 2, "old"), ("A", "jp", 0, 3, "new"),
+            ("A", "jp", 1, 2, "old"), ("A", "uk", 0, 2, "old"), ("A", "uk", 1, 3, "old"),
+        ],
         columns=["label", "target", "seed", "place", "configuration"],
-    )
+    )  # fmt: skip
     chosen = report.of_several(runs)
-    assert chosen["place"].tolist() == [1, 2, 2]
-    assert set(chosen["configuration"]) == {"A"}
+    # jp: the first study's seed and a further one of the same configuration; uk: the first that has it at all
+    assert chosen.index.tolist() == [0, 1, 5, 6]
     name = list_studies(store)[-1].name
     once, twice = (report.rows(store, names) for names in ([name], [name, name]))
     pd.testing.assert_frame_equal(once, twice)
+
+
+def test_studies_with_a_seed_each_are_one_row_under_the_first_ones_name(own: Store) -> None:
+    for seeds, name in (((0,), "Mine"), ((1, 2), None)):
+        methods = (MethodChoice(method="lightgcn", label=name, settings=seed.QUICK | {"teacher_epochs": 2}),)
+        spec = seed.study(name=f"part-{seeds[0]}", methods=methods, seeds=seeds, targets=("jp",))
+        for run_id in launch_study(own, seed.ANALYST, spec).created:
+            seed.execute(own, run_id)
+    lines = report.rows(own, ["part-0", "part-1"])
+    assert set(lines["label"]) == {"Mine"}
+    assert set(lines["seeds"]) == {3}
+
+
+def test_rows_have_the_names_of_the_study_and_not_of_who_launched_its_runs_first(own: Store) -> None:
+    methods = (MethodChoice(method="ease", label="My EASE", settings={"tune": False}),)
+    launched = launch_study(own, seed.ANALYST, seed.study(name="mine", methods=methods))
+    assert not launched.created
+    assert set(report.rows(own, ["mine"])["label"]) == {"My EASE"}
+
+
+def test_protocols_that_read_alike_are_tables_of_their_own(own: Store) -> None:
+    alike = [{"split": {"kind": "ratio"}, "evaluation": {"select": name}} for name in ("ndcg@10", "recall@10")]
+    spec = seed.study(name="alike", methods=(MethodChoice(method="popularity"),), protocols=alike, seeds=(0,))
+    for run_id in launch_study(own, seed.ANALYST, spec).created:
+        seed.execute(own, run_id)
+    found = report.study_results(own, ["alike"], "ndcg@10")
+    assert len(found) == 2
+    assert all(len(runs) == 2 and text.startswith("ratio 80/10/10 · catalogue (") for text, runs in found.items())
+
+
+def test_what_a_table_says_together_follows_from_all_its_lines(store: Store, tmp_path: Path) -> None:
+    study = list_studies(store)[-1].name
+    new = report.rows(store, [study])
+    first = new.groupby(["protocol", "metric"]).head(1)
+    better = first.assign(label="Better", method="dcmpt", mean=1.0, place=1.0, p_wilcoxon=0.01, p_holm=0.01)
+    better["reference"] = new.groupby(["protocol", "metric", "target"])["reference"].transform("first")
+    both = report.added(new, better)
+    for _, table in both.groupby(["protocol", "metric"]):
+        expected = holm(table["p_wilcoxon"].to_numpy())
+        assert table["p_holm"].to_numpy() == pytest.approx(expected, nan_ok=True)
+        assert table["significant"].tolist() == (expected < 0.05).tolist()
+        for _, market in table.groupby("target"):
+            assert market["place"].tolist() == market["mean"].rank(ascending=False, method="min").tolist()
+    assert both.loc[both["label"] == "Better", "p_holm"].gt(0.01).all()
+    # and so does a file on its own, in which nothing else changes; seeds of old lines are not known
+    old = both.assign(by_seed="0.1250", p_holm=0.5, place=9.0)
+    old.to_csv(tmp_path / "results.csv", index=False)
+    report.main(["--out", str(tmp_path)])
+    pd.testing.assert_frame_equal(report.read(tmp_path / "results.csv"), both.assign(by_seed="0.1250"))
 
 
 def test_what_ran_on_a_gpu_is_named(store: Store, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from app.study import paper, rows, view
 from cmr_core.models.registry import load
 from cmr_core.published import load as load_published
 from cmr_core.spec import MethodChoice, StudySpec
+from worker.store import naming
 
 KNOWN = load()
 
@@ -29,8 +30,8 @@ def choice(**fields: object) -> MethodChoice:
 def test_a_run_belongs_to_each_grid_that_has_its_point() -> None:
     default = KNOWN["dcmpt"].configure({})
     runs = pd.DataFrame([run("dcmpt", "a"), run("dcmpt", "b", prompts=5), run("dcmpt", "c", weight_wrd=0.1)])
-    prompts = rows.belonging(choice(method="dcmpt", grid={"prompts": [5, default.prompts]}), runs, KNOWN)  # type: ignore[attr-defined]
-    weights = rows.belonging(choice(method="dcmpt", grid={"weight_wrd": [0.1, 0.5]}), runs, KNOWN)
+    prompts = naming.belonging(choice(method="dcmpt", grid={"prompts": [5, default.prompts]}), runs, KNOWN)  # type: ignore[attr-defined]
+    weights = naming.belonging(choice(method="dcmpt", grid={"weight_wrd": [0.1, 0.5]}), runs, KNOWN)
     assert set(prompts["run_id"]) == {"a", "b"}
     assert set(weights["run_id"]) == {"a", "c"}
     assert prompts.set_index("run_id").at["b", "point"] == {"prompts": 5}
@@ -43,7 +44,7 @@ def test_labels_are_the_choices_own_or_made_from_the_settings() -> None:
         corpus="c",
         methods=(choice(method="ease", label="Mine", settings={"tune": False}), choice(method="ease")),
     )
-    named = rows.named(spec, runs, KNOWN).set_index("run_id")["label"]
+    named = naming.named(spec, runs, KNOWN).set_index("run_id")["label"]
     assert dict(named) == {"a": "Mine", "b": "EASE"}
 
 
@@ -51,8 +52,8 @@ def test_settings_that_came_later_do_not_part_a_run_from_its_study() -> None:
     old = run("dcmpt", "a")
     del old["settings"]["attention_bias"]  # type: ignore[attr-defined]
     runs = pd.DataFrame([old])
-    assert len(rows.belonging(choice(method="dcmpt"), runs, KNOWN)) == 1
-    assert rows.belonging(choice(method="dcmpt", settings={"attention_bias": True}), runs, KNOWN).empty
+    assert len(naming.belonging(choice(method="dcmpt"), runs, KNOWN)) == 1
+    assert naming.belonging(choice(method="dcmpt", settings={"attention_bias": True}), runs, KNOWN).empty
 
 
 def test_members_tell_combinations_apart() -> None:
@@ -60,16 +61,16 @@ def test_members_tell_combinations_apart() -> None:
     runs = pd.DataFrame([run("blend", "a", members)])
     same = choice(method="blend", members=[{"method": "ease"}, {"method": "popularity"}])
     other = choice(method="blend", members=[{"method": "ease", "settings": {"tune": False}}, {"method": "popularity"}])
-    assert len(rows.belonging(same, runs, KNOWN)) == 1
-    assert rows.belonging(other, runs, KNOWN).empty
+    assert len(naming.belonging(same, runs, KNOWN)) == 1
+    assert naming.belonging(other, runs, KNOWN).empty
 
 
 def test_a_method_that_is_not_here_keeps_its_runs() -> None:
     strange = run("ease", "a") | {"method": "plugin", "settings": {"depth": 3, "width": 8}}
     runs = pd.DataFrame([strange])
-    found = rows.belonging(choice(method="plugin", settings={"depth": 3}), runs, KNOWN)
+    found = naming.belonging(choice(method="plugin", settings={"depth": 3}), runs, KNOWN)
     assert list(found["label"]) == ["theirs"]
-    assert rows.belonging(choice(method="plugin", settings={"depth": 4}), runs, KNOWN).empty
+    assert naming.belonging(choice(method="plugin", settings={"depth": 4}), runs, KNOWN).empty
 
 
 def test_only_runs_with_all_sources_stand_in_tables() -> None:
@@ -87,6 +88,28 @@ def test_only_runs_with_all_sources_stand_in_tables() -> None:
     assert list(kept["run_id"]) == ["a", "c"]
     alone = spec.model_copy(update={"source_sets": ("only-one",)})
     assert len(rows.with_all_sources(alone, runs, ["ca", "de", "jp", "uk"])) == 3
+
+
+def test_a_target_that_is_no_source_makes_no_row_of_its_own() -> None:
+    spec = StudySpec(
+        name="s", corpus="c", methods=(choice(method="dcmpt"),), sources=("uk", "us"), targets=("jp", "us")
+    )
+    times = {"seed": 0, "finished_at": None}
+    runs = pd.DataFrame(
+        [
+            run("dcmpt", "a") | times | {"target": "us", "sources": ["uk"]},
+            run("dcmpt", "b") | times | {"target": "jp", "sources": ["uk", "us"]},
+        ]
+    )
+    shown = view.View("1", spec, ("ca", "jp", "uk", "us"), "", "ndcg@10", runs, runs, KNOWN)
+    assert list(shown.labelled()["label"]) == ["theirs", "theirs"]
+
+
+def test_a_combination_without_a_name_has_its_methods_and_not_another_launchs() -> None:
+    members = [{"method": "ease", "settings": {}}, {"method": "popularity", "settings": {}}]
+    mine = choice(method="blend", members=members)
+    found = naming.belonging(mine, pd.DataFrame([run("blend", "a", members)]), KNOWN)
+    assert list(found["label"]) == [KNOWN["blend"].label]
 
 
 def test_missing_runs_are_counted_by_state() -> None:

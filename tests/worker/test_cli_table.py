@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import update
 
-from cmr_core.spec import JobSpec, SplitSpec
+from cmr_core.models.registry import get
+from cmr_core.spec import JobSpec, SplitSpec, StudySpec
+from tests.worker.conftest import ANALYST
 from worker.commands.table import COLUMNS, run_metrics, study_table, to_latex
 from worker.store.audit import LOCAL
 from worker.store.clock import now
-from worker.store.runs import find_or_create
+from worker.store.runs import find_or_create, list_runs
 from worker.store.session import Store
-from worker.store.tables import MetricRow, StudyRow, StudyRunRow
+from worker.store.studies import launch_study
+from worker.store.tables import MetricRow, RunRow, StudyRow, StudyRunRow
 
 
 class Study:
@@ -71,6 +76,54 @@ def test_runs_from_other_sources_are_no_further_seeds(study: Study) -> None:
     table = study_table(study.store, "s", "ndcg@10").set_index("method")
     assert dict(table["mean"]) == {"KNN": 0.2, "KNN, from jp": 0.4, "KNN, from uk": 0.6}
     assert set(table["seeds"]) == {1}
+
+
+def finished(store: Store, spec: StudySpec) -> str:
+    """A launched study whose runs have ended; the value of a run is its seed, and a tenth of its place."""
+    study_id = launch_study(store, ANALYST, spec).study_id
+    for at, run in enumerate(list_runs(store, study_id=study_id)):
+        with store.begin() as session:
+            session.execute(update(RunRow).where(RunRow.id == run.id).values(state="succeeded", finished_at=now()))
+            if session.get(MetricRow, (run.id, "test", "all", "ndcg@10")) is None:
+                value = run.seed + at / 10
+                session.add(MetricRow(run_id=run.id, part="test", slice="all", name="ndcg@10", value=value, n=6))
+    return study_id
+
+
+def launched(name: str, methods: Sequence[object], **changes: object) -> StudySpec:
+    fields = {"name": name, "corpus": "tiny", "targets": ["de"], "methods": methods, "seeds": [0, 1]}
+    return StudySpec.model_validate(fields | changes)
+
+
+def test_configurations_of_one_name_are_rows_of_their_own(store: Store, digest: str) -> None:
+    methods = [
+        {"method": "blend", "members": [{"method": "popularity"}, {"method": "ease"}]},
+        {"method": "blend", "members": [{"method": "popularity"}, {"method": "itemknn"}]},
+        {"method": "lightgcn", "label": "Mine", "settings": {"layers": 1}},
+        {"method": "lightgcn", "label": "Mine", "settings": {"layers": 2}},
+    ]
+    table = study_table(store, finished(store, launched("names", methods)), "ndcg@10")
+    names = list(table["method"])
+    assert names[2:] == ["Mine (layers=1)", "Mine (layers=2)"]
+    assert [name.partition(" #")[0] for name in names[:2]] == ["Blend", "Blend"]
+    assert len(set(names)) == 4
+    assert list(table["seeds"]) == [1 if get("blend").deterministic else 2] * 2 + [2, 2]
+
+
+def test_rows_have_the_studys_own_names(store: Store, digest: str) -> None:
+    finished(store, launched("first", [{"method": "lightgcn", "label": "Somebody's"}], seeds=[0]))
+    second = finished(store, launched("second", [{"method": "lightgcn"}]))
+    (row,) = study_table(store, second, "ndcg@10").to_dict("records")
+    assert (row["method"], row["seeds"]) == ("LightGCN, target only", 2)
+
+
+def test_protocols_that_read_alike_are_tables_of_their_own(store: Store, digest: str) -> None:
+    protocols = [{"split": {"kind": "ratio"}, "evaluation": {"select": name}} for name in ("ndcg@10", "recall@10")]
+    study_id = finished(store, launched("alike", [{"method": "popularity"}], protocols=protocols))
+    table = study_table(store, study_id, "ndcg@10")
+    assert list(table["seeds"]) == [1, 1]
+    digests = sorted(run.protocol[:12] for run in list_runs(store, study_id=study_id))
+    assert list(table["protocol"]) == [f"ratio 80/10/10 · catalogue ({digest})" for digest in digests]
 
 
 def test_other_studies_and_unknown_metrics_give_nothing(study: Study) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from cmr_core.errors import CmrError, NotFoundError, NotPermittedError, SpecError
 from cmr_core.spec import JobSpec, StudySpec
 from tests.worker.conftest import ANALYST, tiny_corpus
-from worker.store import runs
+from worker.store import runs, studies
 from worker.store.audit import Actor
 from worker.store.corpora import add_corpus, get_corpus
 from worker.store.session import Store
@@ -167,6 +167,23 @@ def test_splits_by_date_need_dates(store: Store, split: dict[str, str], refused:
         return
     with pytest.raises(SpecError, match="needs dates"):
         launch_study(store, ANALYST, spec)
+
+
+def test_the_limit_is_known_before_any_point_of_a_grid_is_made(
+    store: Store, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists = {f"setting{n}": list(range(199)) for n in range(10)}
+    with pytest.raises(SpecError, match=f"makes {199**10 * 3} runs; the limit is"):
+        estimate(store, study(methods=[{"method": "lightgcn", "grid": lists}]))
+    methods = [{"method": "lightgcn", "grid": {"layers": [1, 2]}}, {"method": "ease-weighted"}]
+    spec, row = study(methods=methods, seeds=[0, 1], source_sets=["all", "only-one"]), get_corpus(store, digest)
+    jobs = len(expand(spec, row))
+    assert jobs == 2 * 3 * 2 + 3 * 3  # solved, not trained: one seed; with all sources and each alone
+    monkeypatch.setattr(studies, "MOST_RUNS", jobs)
+    assert len(expand(spec, row)) == jobs
+    monkeypatch.setattr(studies, "MOST_RUNS", jobs - 1)
+    with pytest.raises(SpecError, match=f"makes {jobs} runs"):
+        expand(spec, row)
 
 
 def test_what_was_computed_is_shared_and_what_failed_is_made_anew(store: Store, digest: str) -> None:

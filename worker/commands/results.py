@@ -33,11 +33,11 @@ def export(
     """Write a study's methods-by-markets table: mean and deviation over seeds, with counts."""
     from cmr_core.errors import NotFoundError
     from worker.commands.opening import opened
-    from worker.commands.runs import find_study
     from worker.commands.table import study_table, to_latex
+    from worker.store.studies import find_study
 
     store = opened()
-    table = study_table(store, find_study(store, study), metric)
+    table = study_table(store, find_study(store, study).id, metric)
     if table.empty:
         raise NotFoundError(f"No run of this study has the metric {metric!r} yet.", hint="See `cmr runs --study`.")
     text = table.to_csv(index=False) if form == "csv" else to_latex(table, metric)

@@ -71,13 +71,14 @@ def runs(
     """List runs, newest first."""
     from cmr_core.errors import SpecError
     from worker.store.runs import list_runs
+    from worker.store.studies import find_study
     from worker.store.tables import STATES
 
     unknown = sorted(set(state) - set(STATES))
     if unknown:
         raise SpecError(f"There is no state {unknown[0]!r}.", hint=f"States: {', '.join(STATES)}.")
     store = _store()
-    study_id = None if study is None else find_study(store, study)
+    study_id = None if study is None else find_study(store, study).id
     for run in list_runs(store, states=state, study_id=study_id, limit=limit):
         typer.echo(
             "\t".join((run.id, run.state, _progress(run), run.target, str(run.seed), run.label, run.protocol_text))
@@ -139,14 +140,6 @@ def find_run(store: Store, start: str) -> RunRow:
     if len(found) > 1:
         raise SpecError(f"Several runs start with {start!r}.", hint="Give more characters of the id.")
     return found[0]
-
-
-def find_study(store: Store, wanted: str) -> str:
-    """Id of the study with this id, or of the newest one with this name. Raises NotFoundError."""
-    from worker.store.studies import get_study, list_studies
-
-    named = [row.id for row in list_studies(store) if wanted in (row.name, row.id)]
-    return named[0] if named else get_study(store, wanted).id
 
 
 def send(store: Store, ids: list[str]) -> None:

@@ -77,12 +77,12 @@ def export(
 ) -> None:
     """Write a study's succeeded runs to one file for another machine. The corpus stays here; users' ids do not."""
     from worker.commands.opening import opened
-    from worker.commands.runs import find_study
     from worker.store.audit import LOCAL
+    from worker.store.studies import find_study
     from worker.store.study_export import export_study
 
     store = opened()
-    done = export_study(store, LOCAL, find_study(store, study), file, models=models, places=places)
+    done = export_study(store, LOCAL, find_study(store, study).id, file, models=models, places=places)
     left = f"; {done.left_out} others have not succeeded and are left out" if done.left_out else ""
     typer.echo(f"Wrote {file}: {done.runs} runs{left}")
 

@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from cmr_core.errors import SpecError
 from cmr_core.evaluation.latex import latex
-from worker.store.corpora import market_names
-from worker.store.tables import CorpusRow, MetricRow, RunRow, StudyRunRow
+from worker.store.corpora import get_corpus, market_names
+from worker.store.studies import get_study, study_spec
+from worker.store.tables import MetricRow, RunRow, StudyRunRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -16,33 +18,54 @@ if TYPE_CHECKING:
     from worker.store.session import Store
 
 COLUMNS = ["protocol", "method", "market", "mean", "std", "seeds", "users"]
+_RUN = (
+    RunRow.id.label("run_id"),
+    RunRow.configuration,
+    RunRow.label,
+    RunRow.method,
+    RunRow.target,
+    RunRow.seed,
+    RunRow.corpus,
+    RunRow.protocol,
+    RunRow.protocol_text.label("text"),
+    RunRow.spec["sources"].label("sources"),
+    RunRow.spec["settings"].label("settings"),
+    RunRow.spec["members"].label("members"),
+    RunRow.finished_at,
+)
 
 
 def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
     """Mean and standard deviation over seeds of a test metric, for each protocol, method and market.
 
-    Columns as in COLUMNS; only succeeded runs count, so `seeds` says how many there were. A method that learned from
-    some of the source markets only is a row of its own, which names them.
+    Columns as in COLUMNS; only succeeded runs count, so `seeds` says how many there were. Methods have the names that
+    the study gives them, told apart as on the pages: one that learned from some of the source markets only is a row of
+    its own, which names them.
     """
     import pandas as pd
 
+    from worker.store import naming
+
     query = (
-        select(RunRow, CorpusRow, MetricRow.value, MetricRow.n)
+        select(*_RUN, MetricRow.value, MetricRow.n)
         .join(MetricRow, MetricRow.run_id == RunRow.id)
-        .join(CorpusRow, CorpusRow.digest == RunRow.corpus)
         .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
         .where(StudyRunRow.study_id == study_id, RunRow.state == "succeeded")
         .where(MetricRow.part == "test", MetricRow.slice == "all", MetricRow.name == metric)
+        .order_by(RunRow.label, RunRow.target, RunRow.seed)
     )
     with store.read() as session:
-        found = [
-            (run.protocol_text, run.label + _sources(run, corpus), run.target, value, users)
-            for run, corpus, value, users in session.execute(query)
-        ]
-    rows = pd.DataFrame(found, columns=["protocol", "method", "market", "value", "users"])
-    groups = rows.groupby(["protocol", "method", "market"])
-    table = groups.agg(mean=("value", "mean"), std=("value", "std"), seeds=("value", "size"), users=("users", "max"))
-    return table.reset_index()[COLUMNS]
+        runs = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in query.selected_columns])
+    if runs.empty:
+        return pd.DataFrame(columns=COLUMNS)
+    named = _named(store, study_id, runs)
+    markets = market_names(get_corpus(store, str(runs["corpus"].iloc[0])))
+    texts = naming.protocol_names(dict(zip(runs["protocol"], runs["text"], strict=True)))
+    parts = [naming.label_rows(mine, markets) for _, mine in named.groupby("protocol")]
+    rows = pd.concat(parts).assign(text=lambda frame: frame["protocol"].map(texts))
+    groups = rows.groupby(["text", "label", "target"])
+    table = groups.agg(mean=("value", "mean"), std=("value", "std"), seeds=("value", "size"), users=("n", "max"))
+    return table.rename_axis(["protocol", "method", "market"]).reset_index()[COLUMNS]
 
 
 def to_latex(table: pd.DataFrame, metric: str) -> str:
@@ -59,10 +82,15 @@ def run_metrics(store: Store, run_id: str) -> dict[str, float]:
         return {name: round(value, 6) for name, value in session.execute(query.order_by(MetricRow.name))}
 
 
-def _sources(run: RunRow, corpus: CorpusRow) -> str:
-    sources = run.spec["sources"]
-    everything = sorted(set(market_names(corpus)) - {run.target})
-    return "" if not sources or sorted(sources) == everything else f", from {' '.join(sources)}"
+def _named(store: Store, study_id: str, runs: pd.DataFrame) -> pd.DataFrame:
+    from cmr_core.models.registry import load
+    from worker.store.naming import named
+
+    try:
+        spec = study_spec(get_study(store, study_id))
+    except SpecError:  # of another version: its runs keep their own names
+        return runs
+    return named(spec, runs, load())
 
 
 def _one_latex(protocol: object, part: pd.DataFrame, metric: str) -> str:

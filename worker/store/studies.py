@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -66,6 +67,7 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
     targets = _targets(spec, corpus)
     for protocol in spec.protocols:
         _check_protocol(protocol, corpus)
+    _check_size(spec, corpus, targets)
     configurations = [found for choice in spec.methods for found in _configurations(choice)]
     jobs: dict[str, Labelled] = {}
     for (info, label, settings, members), protocol, target in itertools.product(
@@ -86,8 +88,6 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
                 budget=spec.budget,
             )
             jobs.setdefault(job.fingerprint(), Labelled(job, label))
-    if len(jobs) > MOST_RUNS:
-        raise SpecError(f"The study makes {len(jobs)} runs; the limit is {MOST_RUNS}.", hint="Divide it.")
     return list(jobs.values())
 
 
@@ -151,6 +151,12 @@ def get_study(store: Store, study_id: str) -> StudyRow:
     return row
 
 
+def find_study(store: Store, wanted: str) -> StudyRow:
+    """The study with this id, or the newest one with this name. Raises NotFoundError."""
+    named = [row for row in list_studies(store) if wanted in (row.name, row.id)]
+    return named[0] if named else get_study(store, wanted)
+
+
 def study_spec(row: StudyRow) -> StudySpec:
     """What was launched, to be launched again or changed. Raises SpecError for a spec of another version."""
     return parse(StudySpec, row.spec)
@@ -161,6 +167,20 @@ def make_label(info: MethodInfo, settings: Mapping[str, Scalar]) -> str:
     defaults = info.config().model_dump(mode="json")
     changed = [f"{name}={value}" for name, value in settings.items() if defaults.get(name) != value]
     return info.label + (f" ({', '.join(changed)})" if changed else "")
+
+
+def _check_size(spec: StudySpec, corpus: CorpusRow, targets: list[str]) -> None:
+    """Counts before anything is built: a few lists of values make more points than memory holds. Raises SpecError."""
+    from cmr_core.models.registry import get
+
+    runs = 0
+    for choice in spec.methods:
+        info = get(choice.method)
+        points = math.prod(len(values) for values in choice.grid.values())
+        sources = sum(len(_source_sets(spec, info, corpus, target)) for target in targets)
+        runs += points * len(spec.protocols) * sources * (1 if info.deterministic else len(spec.seeds))
+    if runs > MOST_RUNS:
+        raise SpecError(f"The study makes {runs} runs; the limit is {MOST_RUNS}.", hint="Divide it.")
 
 
 def _configurations(
