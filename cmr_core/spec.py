@@ -31,6 +31,7 @@ Name = Annotated[str, Field(pattern=_NAME)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 T = TypeVar("T", bound=BaseModel)
 Scalar = bool | int | float | str
+MOST_POINTS = 5000  # configurations of one grid
 SplitKind = Literal["ratio", "leave-one-out", "temporal", "events"]
 CandidateKind = Literal["catalogue", "sampled-market", "sampled-global", "given"]
 Device = Literal["cpu", "gpu"]
@@ -307,6 +308,14 @@ class MethodChoice(Frozen):
     settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
     grid: dict[str, Annotated[tuple[Scalar, ...], Field(min_length=1)]] = Field(default_factory=dict, max_length=10)
     members: tuple[Member, ...] = Field((), max_length=20, description="What a combining method combines")
+
+    @field_validator("grid")
+    @classmethod
+    def _few_points(cls, value: dict[str, tuple[Scalar, ...]]) -> dict[str, tuple[Scalar, ...]]:
+        points = math.prod(map(len, value.values()))
+        if points > MOST_POINTS:  # a small file can stand for more than memory holds
+            raise ValueError(f"a grid makes {MOST_POINTS} configurations at most, not {points}")
+        return value
 
 
 class StudySpec(Frozen):

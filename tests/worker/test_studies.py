@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import func, select, update
 
 from cmr_core.errors import CmrError, NotFoundError, NotPermittedError, SpecError
@@ -173,8 +174,11 @@ def test_the_limit_is_known_before_any_point_of_a_grid_is_made(
     store: Store, digest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lists = {f"setting{n}": list(range(199)) for n in range(10)}
-    with pytest.raises(SpecError, match=f"makes {199**10 * 3} runs; the limit is"):
-        estimate(store, study(methods=[{"method": "lightgcn", "grid": lists}]))
+    with pytest.raises(ValidationError, match=f"5000 configurations at most, not {199**10}"):
+        study(methods=[{"method": "lightgcn", "grid": lists}])
+    many = {"epochs": list(range(1, 1001)), "layers": [1, 2]}
+    with pytest.raises(SpecError, match=f"makes {2 * 1000 * 3} runs; the limit is"):
+        estimate(store, study(methods=[{"method": "lightgcn", "grid": many}]))
     methods = [{"method": "lightgcn", "grid": {"layers": [1, 2]}}, {"method": "ease-weighted"}]
     spec, row = study(methods=methods, seeds=[0, 1], source_sets=["all", "only-one"]), get_corpus(store, digest)
     jobs = len(expand(spec, row))
