@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import numpy as np
@@ -14,11 +14,11 @@ from cmr_core.models.acmr_network import NAME, Histories, Reader, serve, start
 from cmr_core.models.acmr_rows import FixedRows
 from cmr_core.models.columns import Noise
 from cmr_core.models.embedding import best_details
-from cmr_core.models.neural import Live, NeuralScorer
-from cmr_core.models.pointwise import Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps
+from cmr_core.models.neural import NeuralScorer
+from cmr_core.models.pointwise import Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps, judge_by
 from cmr_core.models.registry import register
 from cmr_core.models.towers import Parameters
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 DEVIATION = 0.02  # of the first item and market vectors where no other one is set
 STOPPING = {"valid_users", "patience", "patience_reset", "epochs", "alone_epochs"}  # decide when, not what is trained
@@ -148,7 +148,7 @@ class Stage:
             parameters,
             lambda: reader.arrange(rows.batches(WINDOW * c.batch_size, generator), c.batch_size, generator),
             lambda batch: bce(reader.logits(parameters, batch)),
-            self._judge(parameters, judges),
+            lambda: judge_by(self.run, NAME, lambda view: self.served(parameters, view), judges, c.valid_users),
             generator,
             steps,
             self.run,
@@ -160,18 +160,6 @@ class Stage:
         """What the network needs to score for the market."""
         histories = self.histories.arrays(self.layout, view) | {"heads": np.array(self.config.heads)}
         return serve(weights, self.layout, view, histories)
-
-    def _judge(self, parameters: Parameters, views: Sequence[MarketView]) -> Callable[[], float]:
-        def judge() -> float:
-            found = []
-            for view in views:
-                weights = self.served(parameters, view)
-                live = Live(NAME, lambda w=weights: w, view.n_items, self.run.device)  # type: ignore[misc]
-                found.append(self.run.validate(view.name, live, users=self.config.valid_users))
-            known = [value for value in found if np.isfinite(value)]
-            return float(np.mean(known)) if known else float("nan")
-
-        return judge
 
 
 @register("acmr", label="ACMR", family="cross-market", color="#d4a017", config=ACMRConfig)
@@ -233,7 +221,7 @@ class ACMR:
         # where the target judges, its rule decides when to stop and not what is trained: the passes are shared
         rule = "" if by_target else run.validate.digest
         names = [[view.name for view in some] for some in (views, () if by_target else judges)]
-        kind = run.device.partition(":")[0]
+        kind = device_kind(run.device)
         key = shared_key("pretraining", NAME, task.digest, rule, sorted(settings.items()), names, run.seed, kind)
 
         def build() -> Arrays:

@@ -26,7 +26,7 @@ from cmr_core.models.sequences import (
 )
 from cmr_core.models.towers import Parameters, apply_linear, dropout, linear, table
 from cmr_core.models.transformer import apply_attention, apply_layer, apply_norm, apply_rest, layer, norm
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 
 class Bert4RecConfig(SequenceConfig):
@@ -249,7 +249,7 @@ class Bert4RecAll:
             run.validate.digest,
             self.config.digest(),
             run.seed,
-            run.device.partition(":")[0],
+            device_kind(run.device),
         )
         network = Bert4RecNetwork(task.markets, self.config, run)
         arrays = run.monitor.shared(key, lambda: network.fit("bert4rec-all", run))

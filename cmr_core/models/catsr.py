@@ -18,7 +18,7 @@ from cmr_core.models.pointwise import Layout, Steps, count, fit_steps
 from cmr_core.models.registry import register
 from cmr_core.models.sequences import Competitors, Sequences, Softmax, alike, encode_users, judge_sequences
 from cmr_core.models.towers import Parameters
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 CARRIED = tuple(f"layer.{part}.{kind}" for part in ("query", "key") for kind in ("weight", "bias"))
 
@@ -128,7 +128,7 @@ def pretrained(reader: Reader, task: Task, run: Run, given: Pretraining, source:
         given.digest(),
         names,
         run.seed,
-        run.device.partition(":")[0],
+        device_kind(run.device),
     )
 
     def build() -> Arrays:

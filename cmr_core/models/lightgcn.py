@@ -17,7 +17,7 @@ from cmr_core.models.embedding import Training, best_details, factors_from_embed
 from cmr_core.models.graph import Graph, combined_graph, market_graph
 from cmr_core.models.negatives import Triples
 from cmr_core.models.registry import Config, register
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 
 class SpaceConfig(Config):
@@ -105,7 +105,7 @@ def backbone(task: Task, run: Run, training: Training) -> Arrays:
     Returns `embedding` (users + items, D), layer 0 in the node order of `combined_graph`, and `best` (2,), its
     epoch and validation value. Depends on the target only through `task.digest`: targets share it.
     """
-    key = shared_key("backbone", task.digest, run.validate.digest, training.digest(), run.seed, _kind(run.device))
+    key = shared_key("backbone", task.digest, run.validate.digest, training.digest(), run.seed, device_kind(run.device))
 
     def build() -> Arrays:
         whole = combined_graph(task, run.device)
@@ -122,7 +122,9 @@ def teacher(task: Task, run: Run, training: Training) -> Arrays:
     Returns `embedding` (n_users + n_items, D), layer 0 in the node order of `market_graph`, and `best` as above.
     """
     target = task.target
-    key = shared_key("teacher", task.target_digest, run.validate.digest, training.digest(), run.seed, _kind(run.device))
+    key = shared_key(
+        "teacher", task.target_digest, run.validate.digest, training.digest(), run.seed, device_kind(run.device)
+    )
 
     def build() -> Arrays:
         nodes = {target.name: market_nodes(target)}
@@ -223,7 +225,3 @@ def _from_scratch(
         return graph.mean_layers(table, training.layers)
 
     return fit_embedding(stage, start, propagate, triples, generator, training, run, nodes)
-
-
-def _kind(device: str) -> str:
-    return device.partition(":")[0]

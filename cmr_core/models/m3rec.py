@@ -23,7 +23,7 @@ from cmr_core.models.lightgcn import market_nodes
 from cmr_core.models.negatives import Triples
 from cmr_core.models.node2vec import STAGE, Walking, node2vec
 from cmr_core.models.registry import Config, register
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 INTRA, INTER = "intra-market", "inter-market"
 GLOBAL_PENALTIES = (50.0, 200.0, 500.0)
@@ -199,7 +199,7 @@ def intra_market(task: Task, run: Run, penalty: float) -> Arrays:
 
 def inter_market(task: Task, run: Run, walking: Walking) -> Arrays:
     """`vectors`: node2vec on the items' co-occurrences in all markets, float32 (I, D). All targets share it."""
-    key = shared_key(STAGE, task.digest, walking.digest(), run.seed, run.device.partition(":")[0])
+    key = shared_key(STAGE, task.digest, walking.digest(), run.seed, device_kind(run.device))
 
     def build() -> Arrays:
         graph = co_occurrences(task)

@@ -17,7 +17,7 @@ from cmr_core.models.pointwise import Batch, Layout, Rows, Steps, bce, count, cu
 from cmr_core.models.registry import register
 from cmr_core.models.towers import lookup
 from cmr_core.spec import Frozen
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 TABLES = ("user.gmf", "item.gmf", "user.mlp", "item.mlp")
 
@@ -123,7 +123,7 @@ class Tasks(NamedTuple):
 
 def meta_trained(scope: Scope, run: Run, plan: Plan, meta: Meta) -> Arrays:
     """NeuMF's parameters and `best` after meta-training, from NeuMF trained on the scope's markets."""
-    stage, device = f"maml{scope.suffix}", run.device.partition(":")[0]
+    stage, device = f"maml{scope.suffix}", device_kind(run.device)
     parts = (scope.digest, run.validate.digest, plan.digest(), meta.digest(), run.seed, device)
     return run.monitor.shared(shared_key(stage, *parts), lambda: _train(stage, scope, run, plan, meta))
 

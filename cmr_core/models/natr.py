@@ -19,7 +19,7 @@ from cmr_core.models.neural import NeuralScorer, Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps, fitted, judge
 from cmr_core.models.registry import register
 from cmr_core.models.towers import Parameters, apply_linear, linear, table
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 
 class NATRConfig(PointwiseConfig):
@@ -113,7 +113,7 @@ def source_vectors(task: Task, run: Run, config: NATRConfig) -> Arrays:
 
     Returns `user.source` (U_s, d_s), `item.source` (I_s, d_s), rows as in `Layout(task.sources)`, and `best` (2,).
     """
-    steps, kind = config.source_steps(), run.device.partition(":")[0]
+    steps, kind = config.source_steps(), device_kind(run.device)
     sizes = (config.source_dimensions, config.negatives, config.valid_users, config.l2)
     own = (task.digest, task.target.name, run.validate.digest, steps.digest(), *sizes)
     key = shared_key("natr-source", *own, run.seed, kind)

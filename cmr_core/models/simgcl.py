@@ -17,7 +17,7 @@ from cmr_core.models.graph import Graph, combined_graph, market_graph
 from cmr_core.models.lightgcn import BPRConfig, market_nodes
 from cmr_core.models.negatives import Triples
 from cmr_core.models.registry import Config, register
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 
 class SimGCLConfig(BPRConfig):
@@ -129,7 +129,7 @@ def fit_contrasted(stage: str, config: SimGCLConfig, task: Task, run: Run, make:
 
 def fit_contrasted_all(stage: str, config: SimGCLConfig, task: Task, run: Run, make: MakeViews) -> Recommender:
     """The same with the nodes of all of the task's markets, judged by their mean validation: a shared stage."""
-    whole, kind = combined_graph(task, run.device), run.device.partition(":")[0]
+    whole, kind = combined_graph(task, run.device), device_kind(run.device)
     key = shared_key(stage, task.digest, run.validate.digest, config.digest(), run.seed, kind)
 
     def build() -> Arrays:

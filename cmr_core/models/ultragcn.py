@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from cmr_core.errors import TrainingError
 from cmr_core.interfaces import FloatArray, IntArray, ParameterCount, Run, Task
 from cmr_core.models.base import Factors
 from cmr_core.models.cooccurrence import histories
 from cmr_core.models.embedding import inner_product
-from cmr_core.models.negatives import Negatives
+from cmr_core.models.negatives import Negatives, nothing_to_learn
 from cmr_core.models.registry import Config, register
 from cmr_core.models.scores import Scores
+from cmr_core.models.towers import table
 from cmr_core.training.checkpoint import adam
 from cmr_core.training.loop import Schedule, train
 
@@ -80,15 +80,9 @@ class UltraGCN:
         negatives = Negatives([target], run.device)
         pairs = constraint.pairs[:, negatives.missing[constraint.pairs[0]] > 0]
         if not pairs.shape[1]:
-            raise TrainingError(
-                f"There is nothing to learn from in {target.name}: no training pair with an item to compare it with.",
-                hint="Choose a market with more interactions, or another split.",
-            )
+            raise nothing_to_learn([target])
         user, item = (
-            (
-                torch.randn((n, config.dimensions), generator=generator, device=run.device) * config.deviation
-            ).requires_grad_()
-            for n in (target.n_users, target.n_items)
+            table(n, config.dimensions, generator, deviation=config.deviation) for n in (target.n_users, target.n_items)
         )
         model = adam({"user": user, "item": item}, config.learning_rate, generator)
 

@@ -15,7 +15,7 @@ from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, PointwiseConfig, Rows, bce, count, fit_steps, fitted, judge
 from cmr_core.models.registry import register
 from cmr_core.models.towers import Parameters, apply_pair, apply_tower, dropout, table, tower
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 BUCKETS = 1 << 18
 LONGEST = 50  # items of a user's history that are crossed with a candidate, the latest ones
@@ -150,7 +150,7 @@ class WideDeepAll:
 
     def fit(self, task: Task, run: Run) -> Recommender:
         """Train on the pairs of all markets and keep the target's rows."""
-        kind = run.device.partition(":")[0]
+        kind = device_kind(run.device)
         key = shared_key("wide-deep-all", task.digest, run.validate.digest, self.config.digest(), run.seed, kind)
         arrays = run.monitor.shared(key, lambda: train("wide-deep-all", self.config, task.markets, run))
         return _fitted(arrays, Layout(task.markets), task.target, run)
