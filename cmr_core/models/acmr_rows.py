@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from cmr_core.errors import TrainingError
 from cmr_core.interfaces import MarketView
+from cmr_core.models.negatives import nothing_to_learn
 from cmr_core.models.pointwise import Batch, Layout
 
 
@@ -42,11 +42,7 @@ class FixedRows:
                 user.append(np.full(len(own), rows[owner]))
                 market.append(np.full(len(own), place[view.name]))
         if not item:
-            names = ", ".join(view.name for view in views)
-            raise TrainingError(
-                f"There is nothing to learn from in {names}: no training pair with an item to compare it with.",
-                hint="Choose a market with more interactions, or another split.",
-            )
+            raise nothing_to_learn(views)
         both = np.concatenate([np.concatenate(item)[:, None], np.concatenate(drawn)], axis=1)
         self._user, self._item, self._market = (
             torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(generator.device)

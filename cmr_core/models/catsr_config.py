@@ -42,7 +42,8 @@ class CatSrConfig(SequenceConfig):
     source: str = Field(
         "all",
         pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
-        description="Where attention is learned: all markets, `sources` (all but the target), or one market's name",
+        description="Where attention is learned: all markets, `sources` (all but the target), or one market's name (as "
+        "published)",
     )
     weighting: Literal["relative", "count", "none"] = Field(
         "none", description="Weight less what is popular in stage 1: by share of the mean count, by count, or not"

@@ -15,7 +15,7 @@ from cmr_core.models.graph import Graph
 from cmr_core.models.losses import bpr, l2
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import adam
-from cmr_core.training.loop import Schedule, train
+from cmr_core.training.loop import Schedule, mean_known, train
 
 
 class Training(Frozen):
@@ -112,9 +112,9 @@ def mean_validation(run: Run, final: np.ndarray, nodes: Mapping[str, tuple[IntAr
 
     `final` (N, D) are propagated vectors.
     """
-    values = [run.validate(name, inner_product(final[users], final[items])) for name, (users, items) in nodes.items()]
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
+    return mean_known(
+        [run.validate(name, inner_product(final[users], final[items])) for name, (users, items) in nodes.items()]
+    )
 
 
 def inner_product(user: np.ndarray, item: np.ndarray) -> Callable[[IntArray], np.ndarray]:

@@ -23,7 +23,7 @@ from cmr_core.models.lightgcn import market_nodes
 from cmr_core.models.negatives import Triples
 from cmr_core.models.node2vec import STAGE, Walking, node2vec
 from cmr_core.models.registry import Config, register
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 INTRA, INTER = "intra-market", "inter-market"
 GLOBAL_PENALTIES = (50.0, 200.0, 500.0)
@@ -108,17 +108,19 @@ class M3Rec:
 
     Cao et al., SIGIR 2022, of which neither code nor full text is public: our reconstruction from the abstract. (a)
     EASE over the users of all markets; (b) node2vec on the graph of their co-occurrences, cosines above zero, the
-    nearest 100 of each item, rows adding up to 1; (c) the prior S = a (a) + b (b), and in the target the B without
-    diagonal that is least in |X - X B|^2 + lambda_2 |B - S|^2. With S = 0 that is EASE.
+    nearest 100 of each item, rows adding up to 1; (c) the prior S, `intra_weight` times what (a) found plus
+    `inter_weight` times what (b) found, and in the target the B without diagonal that is least in |X - X B|^2 +
+    `penalty` |B - S|^2. With S = 0 that is EASE.
 
     The variant `gradient` takes (b) alone: item vectors begin at node2vec's, user vectors at the mean of their training
     items' vectors, and BPR on the target's pairs trains both; no epoch at all is a choice of validation's.
 
-    With one item held out among 100 it is above popularity on all seven markets (one seed, NDCG@10 of uk .577 against
-    .438). With events split and the whole catalogue it is above on in (.047 against .042) and below on the six others
-    (jp .051 against .064, uk .037 against .039). `gradient` was measured on in, jp and mx only (one seed, settings from
-    their validation): with one item held out it is below the closed form (.577, .461, .709 against .593, .513, .727)
-    and above popularity; with events split it is above popularity on in and mx (.055 and .051), below on jp (.047).
+    On XMarket electronics with one item held out among 100 it is above popularity by NDCG@10 on all seven markets, by
+    recall@10 below on ca, where settings are chosen by NDCG@10. With events split and the whole catalogue its NDCG@10
+    is above on in and below on the six others (three seeds; figures: its page and docs/results.md). `gradient` was
+    measured on in, jp and mx only (NDCG@10, one seed, settings from their validation): with one item held out it is
+    below the closed form (.577, .461, .709 against .593, .513, .727) and above popularity; with events split it is
+    above popularity on in and mx (.055 and .051), below on jp (.047).
 
     Cost: stages (a), some seconds, and (b), some twenty seconds on one core, once for all targets; for the target up
     to ten candidates of one product of n x n matrices each. Memory: 16 I² bytes for the I items of all markets in (a),
@@ -197,7 +199,7 @@ def intra_market(task: Task, run: Run, penalty: float) -> Arrays:
 
 def inter_market(task: Task, run: Run, walking: Walking) -> Arrays:
     """`vectors`: node2vec on the items' co-occurrences in all markets, float32 (I, D). All targets share it."""
-    key = shared_key(STAGE, task.digest, walking.digest(), run.seed, run.device.partition(":")[0])
+    key = shared_key(STAGE, task.digest, walking.digest(), run.seed, device_kind(run.device))
 
     def build() -> Arrays:
         graph = co_occurrences(task)

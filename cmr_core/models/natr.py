@@ -19,7 +19,7 @@ from cmr_core.models.neural import NeuralScorer, Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps, fitted, judge
 from cmr_core.models.registry import register
 from cmr_core.models.towers import Parameters, apply_linear, linear, table
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 
 
 class NATRConfig(PointwiseConfig):
@@ -50,10 +50,16 @@ class NATR:
     v2 ReLU(p * q), gives the score (beta_1 s + beta_2 p) q. A pair that is learned is not in its own
     history; who has no history has z = p. The biases of v1 and v2 are counted, as in the published count, but a
     softmax does not feel them.
-    Under leave-one-out with sampled-market candidates it beats popularity on all markets (one seed, NDCG@10 of ca .410,
-    uk .514; popularity .378, .438); with events split it stays below on ca, jp and in.
+    Where a history is longer than `history` and the cut falls among items of one day, those with lower numbers stay:
+    the order of a day is not drawn. An item that a source sells, but whose pairs there are all held out, has a source
+    vector that was only ever a negative; users attend to it all the same.
+    On XMarket electronics it is above popularity under leave-one-out with sampled-market candidates on all seven
+    markets, by NDCG@10 and by recall@10; with events split its NDCG@10 is below on ca, jp and in (one seed; figures:
+    its page and docs/results.md).
     Parameters: (users + items of the target) * d + d_s d + d + 2 (d + 1), and (users + items of the sources) * d_s
-    frozen. Memory of a step: pairs * history * d. The first stage is shared among runs with the same target.
+    frozen. Memory of a step: pairs * history * d. An epoch: twice pairs * history * d products for the attention,
+    d_s d for each item of the target at every step, and Adam on the whole tables; on the sources pairs * (1 +
+    negatives) * d_s. The first stage is shared among runs with the same target.
     """
 
     def __init__(self, config: NATRConfig) -> None:
@@ -107,7 +113,7 @@ def source_vectors(task: Task, run: Run, config: NATRConfig) -> Arrays:
 
     Returns `user.source` (U_s, d_s), `item.source` (I_s, d_s), rows as in `Layout(task.sources)`, and `best` (2,).
     """
-    steps, kind = config.source_steps(), run.device.partition(":")[0]
+    steps, kind = config.source_steps(), device_kind(run.device)
     sizes = (config.source_dimensions, config.negatives, config.valid_users, config.l2)
     own = (task.digest, task.target.name, run.validate.digest, steps.digest(), *sizes)
     key = shared_key("natr-source", *own, run.seed, kind)

@@ -37,7 +37,7 @@ from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import Trainable
-from cmr_core.training.monitor import shared_key
+from cmr_core.training.monitor import device_kind, shared_key
 from cmr_core.training.table_adam import TableAdam
 
 Order = Literal["concat", "equal", "smallest"]
@@ -149,8 +149,7 @@ def trained(kind: Kind, scope: Scope, run: Run, plan: Plan) -> Arrays:
     With market vectors also `market.gmf`, `market.mlp` (markets of the layout, d), or one `market` for both branches.
     """
     plan, stage = plan.of(kind), kind + ("-ma" if plan.market_vectors != "none" else "") + scope.suffix
-    device = run.device.partition(":")[0]
-    key = shared_key(stage, scope.digest, run.validate.digest, plan.digest(), run.seed, device)
+    key = shared_key(stage, scope.digest, run.validate.digest, plan.digest(), run.seed, device_kind(run.device))
     return run.monitor.shared(key, lambda: _train(kind, stage, scope, run, plan))
 
 

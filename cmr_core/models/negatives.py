@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from cmr_core.errors import TrainingError
-from cmr_core.interfaces import MarketView
+from cmr_core.interfaces import IntArray, MarketView
 
 
 class Negatives:
@@ -47,6 +47,38 @@ class Negatives:
         return rank + upto - self._start[users]
 
 
+def nothing_to_learn(
+    views: Sequence[MarketView], why: str = "no training pair with an item to compare it with"
+) -> TrainingError:
+    """The fault of a training that would have no step."""
+    return TrainingError(
+        f"There is nothing to learn from in {', '.join(view.name for view in views)}: {why}.",
+        hint="Choose a market with more interactions, or another split.",
+    )
+
+
+class Stacked:
+    """Training pairs of several markets behind each other, without those of users who have the whole catalogue.
+
+    `tables` say what the items of each view are called; users are stacked in the order of `views`. All int64. Raises
+    TrainingError where no pair is left.
+    """
+
+    def __init__(self, views: Sequence[MarketView], tables: Sequence[IntArray], negatives: Negatives) -> None:
+        first = np.cumsum([0, *(view.n_users for view in views)])
+        market = np.repeat(np.arange(len(views)), [len(view.train) for view in views])
+        user = np.concatenate([v.train.user.astype(np.int64) + o for v, o in zip(views, first, strict=False)])
+        usable = negatives.missing.cpu().numpy()[user] > 0
+        if not usable.any():
+            raise nothing_to_learn(views)
+        item = np.concatenate([t[v.train.item] for t, v in zip(tables, views, strict=True)])
+        starts = np.cumsum([0, *map(len, tables)])
+        self.market, self.user = market[usable], user[usable]
+        self.item = item[usable].astype(np.int64)
+        self.table = np.concatenate(tables).astype(np.int64)  # of all views
+        self.shift = starts[self.market]  # where the pair's view begins in it
+
+
 class Triples:
     """One epoch of BPR: every training pair once, in random order, with a fresh negative.
 
@@ -56,24 +88,12 @@ class Triples:
     """
 
     def __init__(self, views: Sequence[MarketView], device: str | torch.device, *, catalogues: bool) -> None:
-        offsets = np.cumsum([0, *(view.n_users for view in views)])
-        self._first_item = int(offsets[-1])
+        self._first_item = sum(view.n_users for view in views)
         self._negatives = Negatives(views, device)
-        tables = [view.catalogue.astype(np.int64) if catalogues else np.arange(view.n_items) for view in views]
-        starts = np.cumsum([0, *(len(table) for table in tables)])
-        market = np.repeat(np.arange(len(views)), [len(view.train) for view in views])
-        user = np.concatenate([v.train.user.astype(np.int64) + o for v, o in zip(views, offsets, strict=False)])
-        item = np.concatenate([t[v.train.item] for t, v in zip(tables, views, strict=True)])
-        usable = self._negatives.missing.cpu().numpy()[user] > 0
-        if not usable.any():
-            names = ", ".join(view.name for view in views)
-            raise TrainingError(
-                f"There is nothing to learn from in {names}: no training pair with an item to compare it with.",
-                hint="Choose a market with more interactions, or another split.",
-            )
+        tables = [view.catalogue if catalogues else np.arange(view.n_items) for view in views]
+        pairs = Stacked(views, tables, self._negatives)
         self._user, self._item, self._table, self._shift = (
-            torch.from_numpy(array).to(device)
-            for array in (user[usable], item[usable], np.concatenate(tables), starts[market[usable]])
+            torch.from_numpy(array).to(device) for array in (pairs.user, pairs.item, pairs.table, pairs.shift)
         )
 
     def __len__(self) -> int:

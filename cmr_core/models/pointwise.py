@@ -10,15 +10,14 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from cmr_core.errors import TrainingError
 from cmr_core.interfaces import Arrays, IntArray, MarketView, ParameterCount, Run
-from cmr_core.models.negatives import Negatives
+from cmr_core.models.negatives import Negatives, Stacked
 from cmr_core.models.neural import Live, NeuralScorer, Tensors
 from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import Frozen
 from cmr_core.training.checkpoint import Trainable, adam
-from cmr_core.training.loop import Schedule, train, train_along
+from cmr_core.training.loop import Schedule, mean_known, train, train_along
 from cmr_core.training.replay import Replayed
 
 B = TypeVar("B")
@@ -111,32 +110,13 @@ class Rows:
         chosen = layout.views if views is None else tuple(views)  # `views`: the epochs go through these markets only
         self.negatives = negatives
         self._draw = Negatives(chosen, device)
+        pairs = Stacked(chosen, [layout.items(view) for view in chosen], self._draw)
         place = {view.name: at for at, view in enumerate(layout.views)}
-        offsets = np.cumsum([0, *(view.n_users for view in chosen)])
-        tables = [layout.items(view) for view in chosen]
-        starts = np.cumsum([0, *map(len, tables)])
-        market = np.repeat(np.arange(len(chosen)), [len(view.train) for view in chosen])
-        own = np.concatenate([view.train.user + offset for view, offset in zip(chosen, offsets, strict=False)])
-        user = np.concatenate([layout.users(view)[view.train.user] for view in chosen])
-        item = np.concatenate([t[view.train.item] for t, view in zip(tables, chosen, strict=True)])
-        usable = self._draw.missing.cpu().numpy()[own] > 0
-        if not usable.any():
-            names = ", ".join(view.name for view in chosen)
-            raise TrainingError(
-                f"There is nothing to learn from in {names}: no training pair with an item to compare it with.",
-                hint="Choose a market with more interactions, or another split.",
-            )
-        where = np.array([place[view.name] for view in chosen])[market]
+        user = np.concatenate([layout.users(view) for view in chosen])[pairs.user]
+        market = np.array([place[view.name] for view in chosen])[pairs.market]
         self._own, self._user, self._item, self._market, self._shift, self._table = (
-            torch.from_numpy(np.ascontiguousarray(array, dtype=np.int64)).to(device)
-            for array in (
-                own[usable],
-                user[usable],
-                item[usable],
-                where[usable],
-                starts[market[usable]],
-                np.concatenate(tables),
-            )
+            torch.from_numpy(array).to(device)
+            for array in (pairs.user, user, pairs.item, market, pairs.shift, pairs.table)
         )
 
     def __len__(self) -> int:
@@ -267,8 +247,7 @@ def judge_by(
         own = weights(view)
         live = Live(network, lambda own=own: own, view.n_items, run.device)  # type: ignore[misc]
         found.append(run.validate(view.name, live, users=users))
-    known = [value for value in found if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
+    return mean_known(found)
 
 
 def cut(weights: Mapping[str, torch.Tensor], layout: Layout, view: MarketView) -> dict[str, torch.Tensor]:

@@ -10,9 +10,10 @@ import torch
 from pydantic import Field, model_validator
 from torch.nn import functional
 
-from cmr_core.errors import TrainingError
 from cmr_core.interfaces import FloatArray, IntArray, MarketView, Run
+from cmr_core.models.negatives import nothing_to_learn
 from cmr_core.models.pointwise import Layout, StepsConfig
+from cmr_core.training.loop import mean_known
 
 Softmax = Literal["market", "vocabulary"]
 Encode = Callable[[torch.Tensor], torch.Tensor]
@@ -52,11 +53,7 @@ class Sequences:
             counts.append(np.bincount(view.train.user, minlength=view.n_users))
         count = np.concatenate(counts)
         if not count.any():
-            names = ", ".join(view.name for view in layout.views)
-            raise TrainingError(
-                f"There is nothing to learn from in {names}: no training pair.",
-                hint="Choose a market with more interactions, or another split.",
-            )
+            raise nothing_to_learn(layout.views, "no training pair")
         self.length, self.pad, self.mask = length, layout.n_items, layout.n_items + 1
         market = np.repeat(np.arange(len(layout.views)), [view.n_users for view in layout.views])
         self.items, self.count, self.start, self.market = (
@@ -163,5 +160,4 @@ def judge_sequences(
             return found
 
         values.append(run.validate(view.name, score, users=users))
-    known = [value for value in values if np.isfinite(value)]
-    return float(np.mean(known)) if known else float("nan")
+    return mean_known(values)

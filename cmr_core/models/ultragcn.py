@@ -8,14 +8,14 @@ import torch
 from pydantic import Field
 from torch.nn import functional
 
-from cmr_core.errors import TrainingError
 from cmr_core.interfaces import FloatArray, IntArray, ParameterCount, Run, Task
 from cmr_core.models.base import Factors
 from cmr_core.models.cooccurrence import histories
 from cmr_core.models.embedding import inner_product
-from cmr_core.models.negatives import Negatives
+from cmr_core.models.negatives import Negatives, nothing_to_learn
 from cmr_core.models.registry import Config, register
 from cmr_core.models.scores import Scores
+from cmr_core.models.towers import table
 from cmr_core.training.checkpoint import adam
 from cmr_core.training.loop import Schedule, train
 
@@ -61,8 +61,9 @@ class UltraGCN:
     to 15). Negatives are uniform over what the user does not have.
 
     Step sizes 0.003 and 0.01, weights of negatives 10 and 100 and of items 0.1 and 1 were tried on in and jp; the
-    defaults were chosen on validation. With one item held out among 100 it is above popularity on in, jp, uk and ca.
-    With events split and the whole catalogue it is below on jp (NDCG@10 .060 against .064), above on in and uk.
+    defaults were chosen on validation. With one item held out among 100 it is above popularity by NDCG@10 on all seven
+    XMarket markets, by recall@10 below on ca and jp. With events split and the whole catalogue its NDCG@10 is below on
+    ca, de, fr and jp (one seed; figures: its page and docs/results.md).
 
     Cost of an epoch: pairs / batch_size dense products of batch_size x D x items. Memory: (users + items) x D, three
     times for Adam, and batch_size x items.
@@ -79,15 +80,9 @@ class UltraGCN:
         negatives = Negatives([target], run.device)
         pairs = constraint.pairs[:, negatives.missing[constraint.pairs[0]] > 0]
         if not pairs.shape[1]:
-            raise TrainingError(
-                f"There is nothing to learn from in {target.name}: no training pair with an item to compare it with.",
-                hint="Choose a market with more interactions, or another split.",
-            )
+            raise nothing_to_learn([target])
         user, item = (
-            (
-                torch.randn((n, config.dimensions), generator=generator, device=run.device) * config.deviation
-            ).requires_grad_()
-            for n in (target.n_users, target.n_items)
+            table(n, config.dimensions, generator, deviation=config.deviation) for n in (target.n_users, target.n_items)
         )
         model = adam({"user": user, "item": item}, config.learning_rate, generator)
 

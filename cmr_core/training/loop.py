@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -125,6 +125,12 @@ def train_along(
         metrics = {"loss": float(arrays["loss"][0]), "valid": _judge(model, position, validate, schedule)}
         monitor.report(Progress(stage, position.epoch, schedule.epochs, _finite(metrics)))
     return _ended(model, position)
+
+
+def mean_known(values: Sequence[float]) -> float:
+    """The mean of the markets' validation values that are numbers; nan where none is."""
+    known = [value for value in values if math.isfinite(value)]
+    return float(np.mean(known)) if known else float("nan")
 
 
 def _pass(stage: str, epoch: Callable[[], Mapping[str, float]], position: Position) -> dict[str, float]:

@@ -30,6 +30,11 @@ def shared_key(stage: str, *parts: object) -> str:
     return f"{stage}-{hashlib.sha256(text.encode()).hexdigest()}"
 
 
+def device_kind(device: str) -> str:
+    """`cpu` or `cuda`, for keys: generators of the two draw different numbers, those of two GPUs the same."""
+    return device.partition(":")[0]
+
+
 class QuietMonitor:
     """Keeps everything in memory and shows nothing. `cancel_after` asks for a stop after that many reports."""
 

@@ -35,14 +35,12 @@ def small(info: MethodInfo, **sizes: int) -> dict[str, Scalar]:
 def checkerboard() -> Split:
     """Users have every second item, in all markets alike.
 
-    The target's user i misses item i (test) and item i + 2 (validation): the only right answers. The sources sell
-    the same items in part, and items of their own.
+    User i misses item i (test) and item i + 2 (validation): the target's only right answers. The sources sell the same
+    items in part, and items of their own.
     """
-    markets = {TARGET: _target()}
+    markets = {TARGET: _market(TARGET, SIZE, np.arange(SIZE))}
     for number, name in enumerate(SOURCES):
-        sold = np.arange(2 * number, SIZE + 4 + 2 * number, dtype=np.int32)
-        user, item = np.nonzero((np.arange(12)[:, None] + sold) % 2 == 0)
-        markets[name] = MarketSplit(name, 12, sold, _pairs(user, item), _pairs([], []), _pairs([], []))
+        markets[name] = _market(name, 12, np.arange(2 * number, SIZE + 4 + 2 * number))
     return Split(SplitSpec(), "0" * 64, SIZE + 8, markets)
 
 
@@ -111,24 +109,34 @@ class Blind:
         return 1.0 - self.calls / 1e6
 
 
+class Rising(Blind):
+    """A judge that sees nothing: later is better, so that what is returned has been trained to the end."""
+
+    digest = "rising"
+
+    def __call__(self, market: str, score: Callable[[IntArray], FloatArray], *, users: int | None = None) -> float:
+        return 1.0 - super().__call__(market, score, users=users)
+
+
 def shifted(split: Split, *parts: str) -> Split:
-    """The split with other items in the target's held-out `parts`, and everything else as it was."""
-    target = split.markets[TARGET]
-    moved = {part: _moved(getattr(target, part)) for part in parts}
-    return replace(split, markets={**split.markets, TARGET: replace(target, **moved)})
+    """The split with other items in the held-out `parts` of all markets, and everything else as it was."""
+
+    def moved(market: MarketSplit, pairs: Pairs) -> Pairs:
+        return Pairs(pairs.user, (pairs.item + 1) % len(market.catalogue), pairs.day)
+
+    markets = {
+        name: replace(market, **{part: moved(market, getattr(market, part)) for part in parts})
+        for name, market in split.markets.items()
+    }
+    return replace(split, markets=markets)
 
 
-def _moved(pairs: Pairs) -> Pairs:
-    return Pairs(pairs.user, (pairs.item + 1) % SIZE, pairs.day)
-
-
-def _target() -> MarketSplit:
-    user, item = np.nonzero((np.arange(SIZE)[:, None] + np.arange(SIZE)) % 2 == 0)
-    gap = (item - user) % SIZE
+def _market(name: str, n_users: int, sold: IntArray) -> MarketSplit:
+    user, item = np.nonzero((np.arange(n_users)[:, None] + sold) % 2 == 0)
+    gap = (sold[item] - user) % len(sold)
     train, valid, test = (_pairs(user[mask], item[mask]) for mask in ((gap != 0) & (gap != 2), gap == 2, gap == 0))
-    return MarketSplit(TARGET, SIZE, np.arange(SIZE, dtype=np.int32), train, valid, test)
+    return MarketSplit(name, n_users, sold.astype(np.int32), train, valid, test)
 
 
-def _pairs(user: IntArray | list[int], item: IntArray | list[int]) -> Pairs:
-    users = np.asarray(user, dtype=np.int32)
-    return Pairs(users, np.asarray(item, dtype=np.int32), np.full(len(users), 20_000, dtype=np.int32))
+def _pairs(user: IntArray, item: IntArray) -> Pairs:
+    return Pairs(user.astype(np.int32), item.astype(np.int32), np.full(len(user), 20_000, dtype=np.int32))

@@ -18,7 +18,7 @@ from cmr_core.models.blended import Boosted
 from cmr_core.models.neural import NeuralScorer
 from cmr_core.models.registry import MethodInfo, load
 from cmr_core.training.monitor import QuietMonitor
-from tests.conformance.board import SIZE, SOURCES, TARGET, Blind, Fits, checkerboard, fit, shifted, small
+from tests.conformance.board import SIZE, SOURCES, TARGET, Fits, Rising, checkerboard, fit, shifted, small
 
 METHODS = list(load().values())
 EVERYBODY = np.arange(SIZE)
@@ -86,6 +86,20 @@ def test_stops_within_one_report_of_a_cancel(info: MethodInfo, fits: Fits) -> No
 
 
 @every_method
+def test_a_stopped_run_goes_on_to_the_same_arrays(info: MethodInfo, fits: Fits) -> None:
+    """On the monitor that it was stopped on. Methods that keep nothing begin anew, and end alike too."""
+    whole, watched = fits.get(info)
+    monitor = QuietMonitor(cancel_after=len(watched.progress) // 2)
+    with pytest.raises(Cancelled):
+        fit(info, fits.split, monitor=monitor)
+    kept = bool(monitor.checkpoints or monitor.store)
+    stopped_at, monitor.cancel_after = len(monitor.progress), None
+    assert_same(fit(info, fits.split, monitor=monitor), whole)
+    if kept:
+        assert len(monitor.progress) - stopped_at < len(watched.progress), "what was kept is not done again"
+
+
+@every_method
 def test_progress_goes_forward(info: MethodInfo, fits: Fits) -> None:
     reports = fits.get(info)[1].progress
     assert reports, "a method says at least once how far it is"
@@ -114,9 +128,11 @@ def test_the_test_part_never_matters(info: MethodInfo, fits: Fits) -> None:
 
 @every_method
 def test_held_out_rows_reach_training_only_through_the_judge(info: MethodInfo) -> None:
+    """Those of the sources neither. The judge prefers what was trained longest: untrained arrays would show nothing."""
     split = checkerboard()
-    one = fit(info, split, judge=Blind())
-    assert_same(fit(info, shifted(split, "valid", "test"), judge=Blind()), one)
+    one = fit(info, split, judge=Rising())
+    assert_same(fit(info, shifted(split, "valid", "test"), judge=Rising()), one)
+    assert all(float(value) > 0 for name, value in one.details.items() if name.endswith("best epoch"))
 
 
 @every_method
@@ -179,3 +195,8 @@ def test_the_checkerboard_has_one_right_answer() -> None:
         had = {*market.train.item[market.train.user == user], *market.valid.item[market.valid.user == user]}
         assert {item for item in range(SIZE) if item % 2 == user % 2} - had == {user}
     assert set(SOURCES) < set(split.markets)
+    for market in split.markets.values():
+        parts = (market.train, market.valid, market.test)
+        pairs = np.concatenate([np.stack([part.user, part.item]) for part in parts], axis=1)
+        assert all(len(part) for part in parts)
+        assert len(np.unique(pairs, axis=1).T) == len(pairs.T), "no pair is in two parts"

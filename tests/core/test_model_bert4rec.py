@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from cmr_core.data.split import MarketSplit, Split
-from cmr_core.errors import Cancelled, SpecError
+from cmr_core.errors import SpecError
 from cmr_core.evaluation.evaluate import Judge
 from cmr_core.interfaces import Pairs, Run
 from cmr_core.models.base import Factors
@@ -120,18 +120,6 @@ def test_all_targets_share_one_training_and_its_settings_name_it() -> None:
     assert len(monitor.store) == 1
     Bert4RecAll(Bert4RecAllConfig(**SMALL, softmax="vocabulary")).fit(TASK, run(monitor=monitor))
     assert len(monitor.store) == 2
-
-
-def test_a_stopped_training_goes_on_to_the_same_arrays() -> None:
-    config = Bert4RecConfig(**SMALL | {"epochs": 4})
-    whole = Bert4Rec(config).fit(SPLIT.task(TARGET, ()), run()).arrays()
-    monitor = QuietMonitor(cancel_after=3)
-    with pytest.raises(Cancelled):
-        Bert4Rec(config).fit(SPLIT.task(TARGET, ()), run(monitor=monitor))
-    monitor.cancel_after = None
-    again = Bert4Rec(config).fit(SPLIT.task(TARGET, ()), run(monitor=monitor)).arrays()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(value, again[name])
 
 
 def test_heads_that_do_not_divide_the_dimensions_are_refused() -> None:

@@ -298,16 +298,43 @@ def test_a_sparsity_above_zero_shrinks_the_connections() -> None:
     assert np.abs(tight).sum() < 0.5 * np.abs(loose).sum()
 
 
-def test_training_goes_on_from_a_checkpoint_to_the_same_arrays() -> None:
-    settings: dict[str, Any] = {"epochs": 4, "dimensions": 8, "batch_size": 64, "eval_every": 1, "epoch_by": "source"}
-    whole = fit("dtcdr", **settings).arrays()
-    monitor = QuietMonitor(cancel_after=2)
+def trained(name: str, passes: int, **settings: Any) -> Parameters:
+    """The weights of both domains after so many passes, from the checkpoint of a stopped run."""
+    monitor = QuietMonitor(cancel_after=passes + 1)
+    common = {"epochs": passes + 1, "dimensions": 8, "batch_size": 64, "eval_every": 1, "weight_decay": 0.0}
     with pytest.raises(Cancelled):
-        fit("dtcdr", monitor, **settings)
-    monitor.cancel_after = None
-    again = fit("dtcdr", monitor, **settings).arrays()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(again[name], value, err_msg=name)
+        fit(name, monitor, **{**common, "learning_rate": 0.03, **settings})
+    prefix, kept = "parameter.", monitor.checkpoints[name]
+    return {n.removeprefix(prefix): torch.from_numpy(v) for n, v in kept.items() if n.startswith(prefix)}
+
+
+@pytest.mark.parametrize(("weight", "still", "moving"), [(0.0, "source", "target"), (1.0, "target", "source")])
+def test_dtcdr_weighs_the_sources_loss_and_gives_the_target_s_the_rest(weight: float, still: str, moving: str) -> None:
+    before, after = (trained("dtcdr", passes, source_weight=weight) for passes in (0, 2))
+    own = [name for name in before if name.startswith(still) and not name.endswith(".item")]
+    assert f"{still}.user" in own
+    assert f"{still}.0.weight" in own
+    for name in own:  # the other domain's loss reaches the items alone, whose vectors are combined
+        assert torch.equal(before[name], after[name]), name
+    for name in (f"{moving}.user", f"{moving}.0.weight"):
+        assert not torch.equal(before[name], after[name]), name
+
+
+def test_a_weight_on_the_distance_from_an_orthogonal_map_keeps_the_map_near_one() -> None:
+    loose, tight = (trained("ddtcdr", 3, mix=0.5, orthogonality=w)["target.map"] for w in (0.0, 1.0))
+    assert float(ddtcdr.distance(tight)) < 0.5 * float(ddtcdr.distance(loose))
+
+
+def test_a_weight_on_the_gap_brings_shared_items_and_their_mapped_mates_together() -> None:
+    def gap(weight: float) -> float:
+        seen = seen_from(trained("ddtcdr", 3, alignment=weight), "target")
+        return float(ddtcdr.apart(seen, bridge(dimensions=8).items(seen, "target", torch.arange(TARGET_ITEMS))))
+
+    assert gap(10.0) < 0.5 * gap(0.0)
+
+
+def test_the_mixture_of_ddtcdr_is_the_one_that_is_set() -> None:
+    assert fit("ddtcdr", epochs=1, dimensions=8, mix=0.25).weights["mix"] == 0.25
 
 
 def test_pick_takes_rows_of_users_and_items_only() -> None:

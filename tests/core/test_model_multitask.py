@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_core.interfaces import MarketView, Pairs, Run, Task
+from cmr_core.interfaces import Arrays, MarketView, Pairs, Run, Task
 from cmr_core.models import crossstitch, mmoe, widedeep
+from cmr_core.models.multitask import Noise
 from cmr_core.models.pointwise import Layout, Rows, together
 from cmr_core.models.registry import get
 from cmr_core.models.towers import apply_tower, tower
 from cmr_core.training.monitor import QuietMonitor
-from tests.conformance.board import SOURCES, TARGET, Blind, checkerboard
+from tests.conformance.board import SOURCES, TARGET, Rising, checkerboard
 
 
 @pytest.fixture
@@ -27,8 +28,16 @@ def generator() -> torch.Generator:
 
 
 def fit(name: str, task: Task, **settings: Any) -> Any:
-    run = Run(0, "cpu", Blind(), QuietMonitor())
+    """Trained to the last pass, whatever the scores."""
+    run = Run(0, "cpu", Rising(), QuietMonitor())
     return get(name).create({"epochs": 1, "batch_size": 64, **settings}).fit(task, run)
+
+
+def learned(name: str, task: Task, **settings: Any) -> Arrays:
+    """After two passes without weight decay, which would change everything."""
+    common = {"epochs": 2, "dimensions": 4, "learning_rate": 0.03, "weight_decay": 0.0, "dropout": 0.0}
+    found: Arrays = fit(name, task, **{**common, **settings}).weights
+    return found
 
 
 def sizes(task: Task) -> tuple[int, int]:
@@ -94,6 +103,62 @@ def test_gates_share_out_all_and_say_how_evenly(task: Task) -> None:
     shares = mmoe.gate(weights, torch.randn(5, 3), torch.randn(5, 3), 0)
     torch.testing.assert_close(shares, torch.tensor([[0.0, 0.0, 0.0, 1.0]]).expand(5, 4))
     assert 0 <= fit("mmoe", task).details["gate entropy"] <= 1
+
+
+@pytest.mark.parametrize(("name", "own"), [("mmoe", ("tower1.0", "gate1")), ("cross-stitch", ("tower1.3",))])
+def test_sources_that_weigh_nothing_train_nothing_of_their_own(name: str, own: tuple[str, ...], task: Task) -> None:
+    first, last = (learned(name, task, source_weight=0.0, epochs=passes) for passes in (1, 2))
+    weighed = learned(name, task, source_weight=2.0)
+    for layer in own:
+        np.testing.assert_array_equal(first[f"{layer}.weight"], last[f"{layer}.weight"])
+        assert not np.array_equal(weighed[f"{layer}.weight"], last[f"{layer}.weight"])
+    assert not np.array_equal(first["tower0.0.weight"], last["tower0.0.weight"])
+
+
+def test_a_rate_of_their_own_moves_the_mixing_weights_farther(task: Task) -> None:
+    def moved(rate: float) -> float:
+        found = learned("cross-stitch", task, stitch_rate=rate)
+        return max(float(np.abs(found[f"stitch.{at}"][0] - [0.9, 0.1]).max()) for at in range(3))
+
+    assert moved(10.0) > 3 * moved(1.0) > 0
+
+
+def test_each_unit_can_have_a_mixing_weight_of_its_own(task: Task) -> None:
+    layout = Layout(task.markets)
+    config = crossstitch.CrossStitchConfig(dimensions=4, per_channel=True)
+    held = crossstitch.CrossStitch(config)._start(layout, 2, generator())
+    assert [tuple(held[f"stitch.{at}"].shape) for at in range(3)] == [(2, 2, width) for width in crossstitch.HIDDEN]
+    draw = generator()
+    held |= {name: torch.randn(value.shape, generator=draw) for name, value in held.items() if "stitch" in name}
+    user, item = torch.tensor([3]), torch.tensor([4])
+    x = [torch.cat([held["user.shared"][user], held["item.shared"][item]], 1)] * 2
+    for at in range(3):
+        x = [torch.relu(x[a] @ held[f"tower{a}.{at}.weight"].T + held[f"tower{a}.{at}.bias"]) for a in range(2)]
+        x = [sum(held[f"stitch.{at}"][a, b] * x[b] for b in range(2)) for a in range(2)]
+    expected = x[1] @ held["tower1.3.weight"].T + held["tower1.3.bias"]
+    torch.testing.assert_close(crossstitch.logits(held, user, item, 1), expected[:, 0])
+
+
+def test_a_gate_leaves_experts_out_in_training_and_raises_the_others(task: Task) -> None:
+    held = mmoe.MMoE(mmoe.MMoEConfig(dimensions=4, experts=1))._start(Layout(task.markets), 2, generator())
+    user, item = torch.arange(40)[:, None], torch.arange(4)[None].expand(40, 4)
+    pair = torch.cat([held["user.shared"][user].expand(40, 4, 4), held["item.shared"][item]], 2)
+    expert = apply_tower(held, "expert0", pair)
+    none, twice = (apply_tower(held, "tower0", share * expert, last_relu=False).squeeze(-1) for share in (0.0, 2.0))
+    found = mmoe.logits(held, user, item, 0, gate_noise=Noise(0.5, generator()))
+    out, kept = torch.isclose(found, none), torch.isclose(found, twice)
+    assert (out | kept).all()
+    assert 0.3 < float(kept.float().mean()) < 0.7
+    with_it, without = (learned("mmoe", task, gate_dropout=rate)["gate0.weight"] for rate in (0.9, 0.0))
+    assert not np.array_equal(with_it, without), "the setting reaches the gates of a training"
+
+
+def test_the_decay_of_the_wide_part_shrinks_its_ids_and_spares_its_pairs(task: Task) -> None:
+    settings = {"epochs": 8, "batch_size": 256}
+    loose, tight = (learned("wide-deep", task, wide_l2=weight, **settings) for weight in (0.0, 1.0))
+    for name in ("user.wide", "item.wide"):
+        assert np.abs(tight[name]).sum() < 0.5 * np.abs(loose[name]).sum(), name
+    assert np.abs(tight["cross"]).sum() > 0.8 * np.abs(loose["cross"]).sum()
 
 
 def test_every_step_has_a_batch_of_each_task_and_the_target_sets_the_length(task: Task) -> None:

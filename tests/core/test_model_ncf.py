@@ -23,7 +23,7 @@ from cmr_core.models.registry import get
 from cmr_core.models.towers import Parameters
 from cmr_core.spec import EvalSpec
 from cmr_core.training.monitor import QuietMonitor
-from tests.conformance.board import SIZE, SOURCES, TARGET, checkerboard, fit
+from tests.conformance.board import SIZE, SOURCES, TARGET, Rising, checkerboard, fit
 
 SPLIT = checkerboard()
 TASK = SPLIT.task(TARGET, SOURCES)
@@ -249,17 +249,6 @@ def test_maml_serves_by_its_steps_and_forec_has_none() -> None:
     assert not np.array_equal(one.arrays()["out.bias"], other.arrays()["out.bias"])
     with pytest.raises(SpecError, match="serving_steps"):
         get("forec").configure({"serving_steps": 3})
-
-
-class Rising:
-    """A judge that sees nothing: later is better."""
-
-    digest = "rising"
-    calls = 0
-
-    def __call__(self, market: str, score: object, *, users: int | None = None) -> float:
-        self.calls += 1
-        return self.calls / 1e6
 
 
 def forec(

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from cmr_core.errors import Cancelled, SpecError
+from cmr_core.errors import SpecError
 from cmr_core.interfaces import Method, ParameterCount
 from cmr_core.models.base import Factors
 from cmr_core.models.contrast import batch_contrast, info_nce, noisy_layers, perturbed
@@ -147,18 +147,6 @@ def test_xsimgcl_trains_on_the_noisy_vectors_and_compares_them_with_the_chosen_l
 def test_a_layer_that_is_not_there_is_refused() -> None:
     with pytest.raises(SpecError, match="contrast_layer is 3, but there are only 2 layers"):
         parse(XSimGCLConfig, {"contrast_layer": 3})
-
-
-@pytest.mark.parametrize("method", methods())
-@pytest.mark.parametrize("reports", [1, 4])
-def test_a_run_stopped_anywhere_resumes_to_the_same_arrays(method: Method, reports: int) -> None:
-    monitor = QuietMonitor(cancel_after=reports)
-    with pytest.raises(Cancelled):
-        fitted(method, monitor)
-    monitor.cancel_after = None
-    again, whole = fitted(method, monitor).arrays(), fitted(method).arrays()
-    for name, value in whole.items():
-        np.testing.assert_array_equal(again[name], value, err_msg=name)
 
 
 @pytest.mark.parametrize("method", methods())

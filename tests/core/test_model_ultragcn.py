@@ -9,12 +9,11 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from cmr_core.errors import Cancelled, TrainingError
+from cmr_core.errors import TrainingError
 from cmr_core.interfaces import MarketView, Task
 from cmr_core.models.registry import get
 from cmr_core.models.scores import Scores
 from cmr_core.models.ultragcn import FAINT, Constraint, UltraGCNConfig, item_neighbours
-from cmr_core.training import loop
 from cmr_core.training.monitor import QuietMonitor
 from tests.core.tiny_markets import TASK, pairs, start
 
@@ -76,19 +75,11 @@ def settings(**changes: Any) -> dict[str, Any]:
     return {"dimensions": 4, "epochs": 4, "eval_every": 1, "negatives": 5, "batch_size": 32, **changes}
 
 
-def test_it_learns_and_an_interrupted_run_ends_with_the_same_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_SECONDS", 0.0)
-    first = QuietMonitor()
-    whole = get("ultragcn").create(settings()).fit(TASK, start(first))
-    losses = [report.metrics["loss"] for report in first.progress[1:]]
+def test_its_loss_falls() -> None:
+    monitor = QuietMonitor()
+    get("ultragcn").create(settings()).fit(TASK, start(monitor))
+    losses = [report.metrics["loss"] for report in monitor.progress[1:]]
     assert losses == sorted(losses, reverse=True)
-    monitor = QuietMonitor(cancel_after=2)
-    with pytest.raises(Cancelled):
-        get("ultragcn").create(settings()).fit(TASK, start(monitor))
-    monitor.cancel_after = None
-    again = get("ultragcn").create(settings()).fit(TASK, start(monitor))
-    for name, value in whole.arrays().items():
-        np.testing.assert_array_equal(again.arrays()[name], value)
 
 
 def test_parameters_are_one_vector_each() -> None:
