@@ -12,12 +12,11 @@ from pydantic import Field, model_validator
 from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Run, Task
 from cmr_core.models.acmr_network import NAME, Histories, Reader, serve, start
 from cmr_core.models.acmr_rows import FixedRows
-from cmr_core.models.columns import Noise
 from cmr_core.models.embedding import best_details
 from cmr_core.models.neural import NeuralScorer
 from cmr_core.models.pointwise import Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps, judge_by
 from cmr_core.models.registry import register
-from cmr_core.models.towers import Parameters
+from cmr_core.models.towers import Noise, Parameters
 from cmr_core.training.monitor import device_kind, shared_key
 
 DEVIATION = 0.02  # of the first item and market vectors where no other one is set

@@ -14,10 +14,10 @@ import torch
 from torch.nn import functional
 
 from cmr_core.interfaces import Arrays, IntArray, MarketView
-from cmr_core.models.columns import SILENT, Noise, apply_first_layer, apply_layer, joint
+from cmr_core.models.columns import apply_first_layer, apply_layer, joint
 from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, cut
-from cmr_core.models.towers import Parameters, dropout, linear, table
+from cmr_core.models.towers import SILENT, Noise, Parameters, dropout, linear, table
 from cmr_core.models.transformer import apply_norm, apply_rest, attention, heads_of, layer, norm
 
 NAME = "acmr"

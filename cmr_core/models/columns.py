@@ -10,11 +10,11 @@ the equations of Hu et al. (2024), and not inside them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from cmr_core.models.towers import dropout
+from cmr_core.models.towers import SILENT, Noise, dropout
 
 Weights = Mapping[str, torch.Tensor]
 EPSILON = 1e-5
@@ -30,16 +30,6 @@ def joint(weights: Weights) -> dict[str, torch.Tensor]:
         if place:
             found[f"{place}.{JOINT}.{kind}"] = torch.cat([weights[f"{place}.{part}.{kind}"] for part in PARTS])
     return found
-
-
-class Noise(NamedTuple):
-    """Dropout at `rate`, drawn from `generator`; None as generator is scoring, without dropout."""
-
-    rate: float = 0.0
-    generator: torch.Generator | None = None
-
-
-SILENT = Noise()
 
 
 def apply_layer(

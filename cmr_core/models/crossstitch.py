@@ -7,11 +7,11 @@ from pydantic import Field
 from torch.nn import functional
 
 from cmr_core.interfaces import Arrays, Recommender, Run, Task
-from cmr_core.models.multitask import SCORING, MultitaskConfig, Noise, fit_tasks
+from cmr_core.models.multitask import MultitaskConfig, fit_tasks
 from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Layout
 from cmr_core.models.registry import register
-from cmr_core.models.towers import Parameters, apply_linear, apply_pair, dropout, table, tower
+from cmr_core.models.towers import SILENT, Noise, Parameters, apply_linear, apply_pair, dropout, table, tower
 
 HIDDEN = (128, 64, 32)
 OWN = 0.9  # of a tower's input comes from itself at the start
@@ -26,7 +26,7 @@ class CrossStitchConfig(MultitaskConfig):
 
 @network("cross-stitch")
 def logits(
-    weights: Tensors, user: torch.Tensor, item: torch.Tensor, task: int | None = None, noise: Noise = SCORING
+    weights: Tensors, user: torch.Tensor, item: torch.Tensor, task: int | None = None, noise: Noise = SILENT
 ) -> torch.Tensor:
     """All towers see the same pair; after each hidden layer tower a goes on with Σ_b α_ab x_b (eq. 1)."""
     read = int(weights["task"][0]) if task is None else task

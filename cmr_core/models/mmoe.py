@@ -8,11 +8,11 @@ from pydantic import Field
 from torch.nn import functional
 
 from cmr_core.interfaces import Arrays, Recommender, Run, Task
-from cmr_core.models.multitask import SCORING, MultitaskConfig, Noise, fit_tasks
+from cmr_core.models.multitask import MultitaskConfig, fit_tasks
 from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Layout
 from cmr_core.models.registry import register
-from cmr_core.models.towers import Parameters, apply_pair, apply_tower, dropout, linear, table, tower
+from cmr_core.models.towers import SILENT, Noise, Parameters, apply_pair, apply_tower, dropout, linear, table, tower
 
 EXPERT, TOWER = (64, 32), (32, 16, 1)
 
@@ -30,8 +30,8 @@ def logits(
     user: torch.Tensor,
     item: torch.Tensor,
     task: int | None = None,
-    noise: Noise = SCORING,
-    gate_noise: Noise = SCORING,
+    noise: Noise = SILENT,
+    gate_noise: Noise = SILENT,
 ) -> torch.Tensor:
     """tower_t(Σ_e gate_te · expert_e(x)), gate_t = softmax(G_t x) (eqs. 5 to 7), x the pair's two vectors."""
     read = int(weights["task"][0]) if task is None else task

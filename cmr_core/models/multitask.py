@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,7 +24,7 @@ from cmr_core.models.pointwise import (
     judge,
     together,
 )
-from cmr_core.models.towers import Parameters
+from cmr_core.models.towers import Noise, Parameters
 
 
 class MultitaskConfig(PointwiseConfig):
@@ -40,14 +40,6 @@ class MultitaskConfig(PointwiseConfig):
     source_weight: float = Field(1.0, ge=0, le=100, description="Weight of each source task's loss; the target's is 1")
 
 
-class Noise(NamedTuple):
-    """Dropout in training; scoring has none."""
-
-    rate: float = 0.0
-    generator: torch.Generator | None = None
-
-
-SCORING = Noise()
 Start = Callable[[Layout, int, torch.Generator], Parameters]
 """Layout, number of tasks, generator -> parameters."""
 TaskLogits = Callable[[Parameters, torch.Tensor, torch.Tensor, int, Noise], torch.Tensor]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional
@@ -77,6 +78,16 @@ def apply_tower(
         if last_relu or f"{name}.{at}.weight" in weights:
             x = dropout(functional.relu(x), rate, generator)
     return x
+
+
+class Noise(NamedTuple):
+    """Dropout at `rate`, drawn from `generator`; None as generator is scoring, without dropout."""
+
+    rate: float = 0.0
+    generator: torch.Generator | None = None
+
+
+SILENT = Noise()
 
 
 def dropout(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> torch.Tensor:

@@ -17,10 +17,10 @@ from cmr_core.experiment import torch_device
 from cmr_core.interfaces import Run
 from cmr_core.models.acmr import ACMRConfig, Stage
 from cmr_core.models.acmr_network import Reader, Sized
-from cmr_core.models.columns import Noise
 from cmr_core.models.neural import NeuralScorer
 from cmr_core.models.pointwise import Rows, bce
 from cmr_core.models.registry import MethodInfo, load
+from cmr_core.models.towers import Noise
 from cmr_core.spec import EvalSpec
 from cmr_core.training.checkpoint import Position, adam, pack, unpack
 from cmr_core.training.monitor import QuietMonitor

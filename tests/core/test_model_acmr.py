@@ -18,10 +18,11 @@ from cmr_core.models import acmr_network, neural, transformer
 from cmr_core.models.acmr import ACMR, ACMRConfig, Stage
 from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, encode, encode_rows, slots, start
 from cmr_core.models.acmr_rows import FixedRows
-from cmr_core.models.columns import Noise, apply_first_layer, apply_layer, joint
+from cmr_core.models.columns import apply_first_layer, apply_layer, joint
 from cmr_core.models.neural import NeuralScorer, score_pairs
 from cmr_core.models.pointwise import Layout, Rows, bce
 from cmr_core.models.popularity import Popularity, PopularityConfig
+from cmr_core.models.towers import Noise
 from cmr_core.models.transformer import apply_layer as plain_layer
 from cmr_core.models.transformer import apply_norm, layer
 from cmr_core.spec import parse

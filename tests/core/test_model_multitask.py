@@ -10,10 +10,9 @@ import torch
 
 from cmr_core.interfaces import Arrays, MarketView, Pairs, Run, Task
 from cmr_core.models import crossstitch, mmoe, widedeep
-from cmr_core.models.multitask import Noise
 from cmr_core.models.pointwise import Layout, Rows, together
 from cmr_core.models.registry import get
-from cmr_core.models.towers import apply_tower, tower
+from cmr_core.models.towers import Noise, apply_tower, tower
 from cmr_core.training.monitor import QuietMonitor
 from tests.conformance.board import SOURCES, TARGET, Rising, checkerboard
 
