@@ -59,8 +59,9 @@ def study_metrics(store: Store, study_id: str) -> list[str]:
 
 
 def study_stages(store: Store, study_id: str) -> pd.DataFrame:
-    """Each stage of the study's finished runs: run_id, name, seconds, cached, epochs (nan where it has no loss)."""
-    stages = _of(study_id, select(StageRow.run_id, StageRow.name, StageRow.seconds, StageRow.cached).join(RunRow))
+    """Each stage of the study's finished runs: run_id, name, seconds, cached, key, epochs (nan: it has no loss)."""
+    columns = (StageRow.run_id, StageRow.name, StageRow.seconds, StageRow.cached, StageRow.key)
+    stages = _of(study_id, select(*columns).join(RunRow))
     epochs = _of(
         study_id, select(PointRow.run_id, PointRow.stage, func.max(PointRow.step).label("epochs")).join(RunRow)
     )
