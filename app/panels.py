@@ -140,17 +140,23 @@ def tradeoff(view: View) -> None:
     names = {"parameters": "Updated parameters", "seconds": "Seconds per run"}
     with right:
         cost = frame.choose("Cost", list(names), "cost", text=names.__getitem__)
-    points = comparison.costs(view.table, view.results, target, cost).dropna(subset=["x", "y"])
-    colors = dict(view.colors)
-    if cost == "parameters" and view.metric == "recall@10" and target == "uk":
-        paper = [(f"{c.method} ({c.source})", c.parameters, c.recall_at_10, c.paradigm) for c in load_costs()]
+    points = comparison.costs(view.table, view.results, target, cost)
+    said = ""
+    if target is None and (few := len(view.table.labels) - len(points)):
+        said = f" Left out: {words.plural(few, 'method')} without runs in all {len(view.table.targets)} markets."
+    points = points.dropna(subset=["x", "y"])
+    if cost == "parameters" and view.metric == "recall@10":
+        known = [c for c in load_costs() if c.market == target]
+        paper = [(f"{c.method} ({c.source})", c.parameters, c.recall_at_10, c.paradigm) for c in known]
         rows = pd.DataFrame(paper, columns=["label", "x", "y", "text"]).assign(symbol="diamond-open")
-        points = pd.concat([points, rows], ignore_index=True)
-    figure = charts.tradeoff(points, colors, names[cost], view.title)
+        points = pd.concat([points, rows], ignore_index=True) if known else points
+        sources = " and ".join(sorted({c.source for c in known}))
+        said += f" Open diamonds: {sources}, under its own protocol; no part of the dotted line." if known else ""
+    figure = charts.tradeoff(points, view.colors, names[cost], view.title)
     st.plotly_chart(figure, config=charts.config(f"tradeoff-{view.metric}"), key="tradeoff")
     view.caption(
         ". Updated parameters: trained in the last stage, or solved for in closed form; methods without any stand at 1."
-        " Seconds: of the run itself; a stage that another run had built is not counted again."
+        f" Seconds: of the run itself; a stage that another run had built is not counted again.{said}"
     )
 
 

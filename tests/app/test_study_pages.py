@@ -162,6 +162,18 @@ def test_copying_fills_the_form_with_sources_in_turn_and_figures(done: Store, op
     assert [metric.value for metric in app.metric if metric.label == "New runs"] == ["0"]
 
 
+def test_the_trade_off_leaves_out_who_lacks_markets_and_names_the_diamonds(done: Store, open_page: Open) -> None:
+    protocols = queries.protocols(done, list_corpora(done)[0].digest).set_index("text")["protocol"]
+    address = {"view": "tradeoff", "protocol": protocols[protocols.index.str.startswith("ratio")].iloc[0][:12]}
+    app = open_page("compare", **address)
+    check(app)
+    assert "Left out: 3 methods without runs in all 3 markets." in said(app)  # DCMPT and its variants
+    app = open_page("compare", **address, metric="recall", market="uk")
+    check(app)
+    assert "Left out" not in said(app)
+    assert "Open diamonds: DCMPT paper, table 3, under its own protocol" in said(app)
+
+
 # --- the page of all studies ----------------------------------------------------------------------------------------
 
 
