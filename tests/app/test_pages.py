@@ -143,6 +143,20 @@ def test_runs_that_go_on_come_first_and_waiting_ones_in_their_order(own: Store) 
     assert over.is_monotonic_decreasing
 
 
+def test_filters_wait_while_rows_are_ticked(store: Store, open_page: Open) -> None:
+    app = open_page("runs")
+    table = app.dataframe[0].value
+    ticked = next(at for at, state in enumerate(table["State"]) if state != ["failed"])
+    app.session_state["table-0"] = {"selection": {"rows": [ticked], "columns": [], "cells": []}}
+    app.multiselect(key="state").set_value(["failed"]).run()
+    check(app)
+    assert list(app.dataframe[0].value["Run"]) == list(table["Run"])
+    assert "filters that you change apply once none is" in said(app)
+    app.session_state["table-0"] = {"selection": {"rows": [], "columns": [], "cells": []}}
+    app.run()
+    assert [state for (state,) in app.dataframe[0].value["State"]] == ["failed"]
+
+
 def test_cancel_from_the_run_page(own: Store, open_page: Open) -> None:
     run_id = run_in(own, "queued")
     app = open_page("run", id=run_id)
