@@ -21,7 +21,7 @@ PAPERS = {"parameters": "paper_parameters", "total": "paper_seconds"}  # the pap
 
 def draw(view: View, store: Store) -> None:
     """A table of costs with the paper's beside, and quality against a cost."""
-    if JUDGE in queries.study_metrics(store, view.study_id):
+    if JUDGE in queries.study_metrics(store, view.study_id, str(view.runs["protocol"].iloc[0])):
         view = view.judged_by(JUDGE, queries.study_values(store, view.study_id, JUDGE))
     runs = view.labelled()
     if runs.empty:

@@ -50,9 +50,10 @@ def study_values(store: Store, study_id: str, metric: str, *, part: str = "test"
     return frame(store, query.where(MetricRow.name == metric, MetricRow.part == part, RunRow.state == "succeeded"))
 
 
-def study_metrics(store: Store, study_id: str) -> list[str]:
-    """Metrics that the study's finished runs have."""
-    query = _of(study_id, select(MetricRow.name).join(RunRow)).where(RunRow.state == "succeeded")
+def study_metrics(store: Store, study_id: str, protocol: str) -> list[str]:
+    """Metrics that the study's finished runs have under a protocol: cutoffs differ between protocols."""
+    query = _of(study_id, select(MetricRow.name).join(RunRow))
+    query = query.where(RunRow.state == "succeeded", RunRow.protocol == protocol)
     with store.read() as session:
         names = session.scalars(query.where(MetricRow.part == "test", MetricRow.slice == "all").distinct())
         return sorted(names, key=metric_order)

@@ -11,7 +11,7 @@ import pytest
 from streamlit.testing.v1 import AppTest
 
 from app import auth, figures, forms, queries, study_files
-from cmr_core.errors import CmrError, NotPermittedError
+from cmr_core.errors import CmrError, NotFoundError, NotPermittedError
 from cmr_core.spec import FigureKind
 from tests.app import seed, study_seed
 from tests.app.test_pages import check, said
@@ -130,6 +130,19 @@ def test_a_figure_that_its_study_cannot_fill_says_what_it_needs(own: Store, open
     assert "itself and a variant of it" in words
     assert "several values of a setting" in words
     assert "learns from source markets" in words
+
+
+def test_a_figure_whose_data_are_missing_leaves_the_others(
+    done: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise NotFoundError("Run 'DCMPT' has no model.", hint="Import it with its models.")
+
+    monkeypatch.setitem(figures.RENDERERS, "market-transfer", missing)
+    app = open_page("study", study=id_of(done, "help"))
+    check(app)
+    assert [str(error.value) for error in app.error] == ["Run 'DCMPT' has no model."]
+    assert len(app.table[0].value) == 2
 
 
 def test_sensitivity_shows_levels_or_changes(done: Store, open_page: Open) -> None:
