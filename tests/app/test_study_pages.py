@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import and_, or_, update
 from streamlit.testing.v1 import AppTest
 
 from app import auth, figures, forms, queries, study_files
@@ -20,6 +21,7 @@ from worker.store.corpora import add_corpus, list_corpora, load_corpus
 from worker.store.runs import list_runs
 from worker.store.session import Store
 from worker.store.studies import list_studies, study_spec
+from worker.store.tables import RunRow
 
 Open = Callable[..., AppTest]
 
@@ -153,6 +155,66 @@ def test_sensitivity_shows_levels_or_changes(done: Store, open_page: Open) -> No
         assert words in said(app)
         assert len(app.get("plotly_chart")) == 2
     assert "neighbours = 100, shrinkage = 10" in said(app)
+
+
+def test_defaults_are_found_as_numbers(mine: Store, open_page: Open) -> None:
+    methods = [study_seed.gridded("ease", {"regularisation": [10, 100]}, **study_seed.EASE)]  # it has 100.0
+    launched = study_files.launch(mine, study_seed.spec("whole", ("sensitivity",), methods))[0]
+    assert not launched.created
+    app = open_page("study", study=launched.study_id, sensitivity="change")
+    check(app)
+    assert "difference to the default on the same users" in said(app)
+    assert "not among the values" not in said(app)
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_default_that_is_not_among_the_values_is_said(mine: Store, open_page: Open) -> None:
+    methods = [
+        study_seed.gridded("ease", {"regularisation": [1000, 10]}, **study_seed.EASE),
+        study_seed.gridded("itemknn", {"neighbours": [20, 100], "shrinkage": [0, 10], "tune": [False]}),
+    ]
+    launched = study_files.launch(mine, study_seed.spec("other", ("sensitivity",), methods))[0]
+    assert not launched.created
+    app = open_page("study", study=launched.study_id, sensitivity="change")
+    check(app)
+    words = said(app)
+    assert "None of the runs" not in words
+    assert len(app.get("plotly_chart")) == 2
+    missed = "the default regularisation = 100 is not among the values"
+    assert f"{missed}, and the change is against regularisation = 1000." in words
+    assert "At tune = False." in words
+    assert "the default tune = True is not among the values." in words
+
+
+def test_what_is_compared_with_and_has_not_finished_is_named(mine: Store, open_page: Open) -> None:
+    with mine.begin() as session:
+        base = RunRow.spec["settings"]["regularisation"].as_float() == 100
+        session.execute(update(RunRow).where(RunRow.method == "ease", base).values(state="failed"))
+    methods = [study_seed.gridded("ease", {"regularisation": [1000.0, 100.0]}, **study_seed.EASE)]
+    study = study_seed.spec("other", ("sensitivity",), methods, targets=("de",))
+    launched = study_files.launch(mine, study)[0]
+    app = open_page("study", study=launched.study_id, sensitivity="change")
+    check(app)
+    assert "compared with have not finished: regularisation = 100." in said(app)
+
+
+def test_parts_of_two_methods_that_share_a_variant_and_a_variant_without_a_common_market(
+    mine: Store, open_page: Open
+) -> None:
+    grids = ([1000.0, 100.0], [10.0, 100.0])
+    methods = [study_seed.gridded("ease", {"regularisation": values}, **study_seed.EASE) for values in grids]
+    launched = study_files.launch(mine, study_seed.spec("twice", ("ablation",), methods))[0]
+    app = open_page("study", study=launched.study_id)
+    check(app)
+    assert len(app.get("plotly_chart")) == 2
+    with mine.begin() as session:
+        value = RunRow.spec["settings"]["regularisation"].as_float()
+        lost = or_(and_(value == 100, RunRow.target == "de"), and_(value == 1000, RunRow.target == "jp"))
+        session.execute(update(RunRow).where(RunRow.method == "ease", lost).values(state="failed"))
+    app = open_page("study", study=launched.study_id)
+    check(app)
+    assert "It needs EASE itself and a variant of it, finished on one market." in said(app)
+    assert len(app.get("plotly_chart")) == 1
 
 
 def test_sources_are_recommended_for_each_target(done: Store, open_page: Open) -> None:
