@@ -36,6 +36,7 @@ class View:
     metric: str
     results: pd.DataFrame  # one row per run, labelled
     table: comparison.Comparison
+    markets: list[str]  # of the corpus
 
     @property
     def colors(self) -> dict[str, str]:
@@ -107,7 +108,7 @@ def chart(view: View) -> None:
     """Bars with intervals and seed dots, with the papers' numbers on top when asked for; a line each for many."""
     if view.many:
         rows = view.table.cells.rename(columns={"target": "series", "mean": "value"})
-        figure = charts.dots(rows, charts.series_colors(view.table.targets), view.title)
+        figure = charts.dots(rows, charts.series_colors(view.markets), view.title)
         st.plotly_chart(figure, config=charts.config(f"compare-{view.metric}"), key="bars")
         view.caption(
             ". Dots: mean over users and seeds with its 95 % interval, best method on top. With at most "

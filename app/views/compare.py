@@ -31,13 +31,14 @@ def body(store: Store) -> None:
     digest, protocol, text = chosen
     metric = choices.metric(choices.accuracy(queries.metric_names(store, digest, protocol)), left, right)
     results = queries.results(store, digest, protocol, metric)
-    labelled = comparison.label_rows(results, market_names(get_corpus(store, digest)))
+    markets = market_names(get_corpus(store, digest))
+    labelled = comparison.label_rows(results, markets)
     kept, reference = _rows(labelled)
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
         return
     table = cached.compare(kept, metric, reference)
-    view = panels.View(digest, protocol, text, metric, kept, table)
+    view = panels.View(digest, protocol, text, metric, kept, table, markets)
     name = frame.choose(
         "View", list(VIEWS), "view", text=VIEWS.__getitem__, control=st.segmented_control, required=True,
         label_visibility="collapsed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -11,13 +12,13 @@ import pytest
 from sqlalchemy import and_, or_, update
 from streamlit.testing.v1 import AppTest
 
-from app import auth, figures, forms, queries, study_files
+from app import auth, charts, figures, forms, queries, study_files
 from cmr_core.errors import CmrError, NotFoundError, NotPermittedError
 from cmr_core.spec import FigureKind
 from tests.app import seed, study_seed
 from tests.app.test_pages import check, said
 from worker.store.audit import Actor
-from worker.store.corpora import add_corpus, list_corpora, load_corpus
+from worker.store.corpora import add_corpus, list_corpora, load_corpus, market_names
 from worker.store.runs import list_runs
 from worker.store.session import Store
 from worker.store.studies import list_studies, study_spec
@@ -215,6 +216,24 @@ def test_parts_of_two_methods_that_share_a_variant_and_a_variant_without_a_commo
     check(app)
     assert "It needs EASE itself and a variant of it, finished on one market." in said(app)
     assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_market_has_its_colour_whatever_is_shown_beside_it(
+    done: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = charts.series_colors(market_names(list_corpora(done)[0]))
+    monkeypatch.setattr(charts, "MANY", 1)  # as with many methods: a series per market
+    pages = [
+        open_page("study", study=id_of(done, "knobs")),
+        open_page("study", study=id_of(done, "table")),
+        open_page("compare", view="chart", target=["jp", "uk"]),
+    ]
+    for app in pages:
+        check(app)
+        traces = json.loads(app.get("plotly_chart")[0].proto.spec)["data"]
+        mine = {trace["name"]: (trace["line"] if "line" in trace else trace["marker"])["color"] for trace in traces}
+        assert "jp" in mine
+        assert mine == {name: known[name] for name in mine}
 
 
 def test_sources_are_recommended_for_each_target(done: Store, open_page: Open) -> None:
