@@ -282,6 +282,26 @@ def test_launched_studies_show_progress_and_what_ended_badly(done: Store, open_p
     assert table.at["help", "Study"] == "What about help?"
 
 
+@pytest.mark.parametrize(("page", "key"), [("home", "studies"), ("studies", "launched")])
+def test_a_tick_stays_on_its_study(mine: Store, open_page: Open, page: str, key: str) -> None:
+    def names() -> list[str]:
+        (table,) = [frame.value for frame in app.dataframe if "Study" in frame.value.columns]
+        return list(table["Study"])
+
+    app = open_page(page)
+    app.session_state[key] = {"selection": {"rows": [1], "columns": [], "cells": []}}
+    ticked = id_of(mine, "help")
+    assert names()[1] == "What about help?"
+    study_files.launch(mine, study_seed.spec("newest", ("table",), [study_seed.choice("popularity")]))
+    app.run()
+    check(app)
+    assert names()[1] == "What about help?"
+    app.button(key="open").click().run()
+    assert app.query_params["study"] in (ticked, [ticked])
+    app = open_page(page)
+    assert names()[0] == "What about newest?"
+
+
 def test_work_left_is_known_from_earlier_runs(done: Store) -> None:
     progress = queries.study_progress(done)
     assert progress.at[id_of(done, "waiting"), "queued"] == 4
