@@ -1,4 +1,4 @@
-"""Corpus and protocol, chosen alike on Compare and Inspect: numbers of two protocols never meet."""
+"""Corpus, protocol and metric, chosen alike on several pages: numbers of two protocols never meet."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from app import frame, queries, words
+from cmr_core.errors import SpecError
 from worker.store.naming import protocol_names
 from worker.store.session import Store
+
+ACCURACY = ("ndcg", "recall", "hit", "mrr", "map", "precision")
+USUAL = "ndcg@10"
 
 
 def corpus(store: Store) -> str | None:
@@ -48,6 +52,29 @@ def both(store: Store, beside: Sequence[DeltaGenerator] | None = None) -> tuple[
     with right:
         chosen = protocol(store, digest)
     return None if chosen is None else (digest, *chosen)
+
+
+def accuracy(names: Sequence[str]) -> list[str]:
+    """Those of the metrics that say how well items are ranked."""
+    return [name for name in names if name.partition("@")[0] in ACCURACY]
+
+
+def usual(names: Sequence[str]) -> str:
+    """The metric to judge by where nobody chose: NDCG@10, if it is there. Raises SpecError for no metrics."""
+    if not names:
+        raise SpecError("The finished runs of this protocol have no metrics.", hint="Launch them again.")
+    return USUAL if USUAL in names else names[0]
+
+
+def metric(names: Sequence[str], left: DeltaGenerator, right: DeltaGenerator) -> str:
+    """The chosen metric: its kind in `left`, its cutoff in `right`. Raises SpecError for no metrics."""
+    _, _, cutoff = usual(names).partition("@")
+    with left:
+        kind = frame.choose("Metric", list(dict.fromkeys(name.partition("@")[0] for name in names)), "metric",
+                            text=words.metric)  # fmt: skip
+    cutoffs = [name.partition("@")[2] for name in names if name.startswith(f"{kind}@")]
+    with right:
+        return f"{kind}@{frame.choose('Cutoff', cutoffs, 'k', default=cutoff)}"
 
 
 def _texts(known: pd.DataFrame) -> dict[str, str]:

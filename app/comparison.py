@@ -190,10 +190,12 @@ def gains(comparison: Comparison, richness: Mapping[str, float]) -> pd.DataFrame
 def costs(comparison: Comparison, results: pd.DataFrame, target: str | None, cost: str) -> pd.DataFrame:
     """Quality and cost of each label, for charts.tradeoff: label, x, y, low, high, text, symbol.
 
-    `target` None: the mean over markets, without an interval. `cost`: "parameters" (updated in the last stage or
-    solved for) or "seconds" of a run. A method without parameters is drawn at 1, because the axis is logarithmic.
+    `target` None: the mean over markets, without an interval, of the labels that have all of them. `cost`: "parameters"
+    (updated in the last stage or solved for) or "seconds" of a run. A method without parameters is drawn at 1, because
+    the axis is logarithmic.
     """
-    cells = comparison.cells if target is None else comparison.cells[comparison.cells["target"] == target]
+    whole = comparison.cells.groupby("label")["target"].transform("nunique") == len(comparison.targets)
+    cells = comparison.cells[whole if target is None else comparison.cells["target"] == target]
     chosen = results if target is None else results[results["target"] == target]
     spent = chosen.assign(cost=chosen["seconds"] if cost == "seconds" else chosen["parameters"].map(updated))
     x = spent.groupby("label")["cost"].mean()

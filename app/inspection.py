@@ -24,14 +24,14 @@ ORDERS = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A recommended item: is it one of the user's held-out items, and what speaks for it?"""
+    """A recommended item: is it one of the user's held-out items, and what speaks for it (None: no model is there)?"""
 
     rank: int
     item: int
     item_id: str
     score: float
     hit: bool
-    why: Explanation
+    why: Explanation | None
 
 
 def users(tables: Mapping[str, pd.DataFrame], metric: str, order: str) -> pd.DataFrame:
@@ -72,13 +72,23 @@ def held_out(tables: Mapping[str, pd.DataFrame], user: int) -> pd.DataFrame:
 
 
 def recommended(
-    model: Recommender, market: MarketSplit, top: pd.DataFrame, held: pd.DataFrame, user: int, k: int
+    model: Recommender | None, market: MarketSplit, top: pd.DataFrame, held: pd.DataFrame, user: int, k: int
 ) -> list[Shown]:
-    """The user's first k recommendations, each with its exact explanation. `top`, `held`: the run's tables."""
+    """The user's first k recommendations, each with its exact explanation, or with none where no model is there.
+
+    `top`, `held`: the run's tables.
+    """
     mine = top[(top["user"] == user) & (top["rank"] <= k)].sort_values("rank")
     wanted = set(held.loc[held["user"] == user, "item"])
     return [
-        Shown(rank, item, item_id, score, item in wanted, explain(model, market.train, user, item))
+        Shown(
+            rank,
+            item,
+            item_id,
+            score,
+            item in wanted,
+            None if model is None else explain(model, market.train, user, item),
+        )
         for rank, item, item_id, score in zip(mine["rank"], mine["item"], mine["item_id"], mine["score"], strict=True)
     ]
 

@@ -36,6 +36,7 @@ class View:
     metric: str
     results: pd.DataFrame  # one row per run, labelled
     table: comparison.Comparison
+    markets: list[str]  # of the corpus
 
     @property
     def colors(self) -> dict[str, str]:
@@ -107,7 +108,7 @@ def chart(view: View) -> None:
     """Bars with intervals and seed dots, with the papers' numbers on top when asked for; a line each for many."""
     if view.many:
         rows = view.table.cells.rename(columns={"target": "series", "mean": "value"})
-        figure = charts.dots(rows, charts.series_colors(view.table.targets), view.title)
+        figure = charts.dots(rows, charts.series_colors(view.markets), view.title)
         st.plotly_chart(figure, config=charts.config(f"compare-{view.metric}"), key="bars")
         view.caption(
             ". Dots: mean over users and seeds with its 95 % interval, best method on top. With at most "
@@ -140,17 +141,23 @@ def tradeoff(view: View) -> None:
     names = {"parameters": "Updated parameters", "seconds": "Seconds per run"}
     with right:
         cost = frame.choose("Cost", list(names), "cost", text=names.__getitem__)
-    points = comparison.costs(view.table, view.results, target, cost).dropna(subset=["x", "y"])
-    colors = dict(view.colors)
-    if cost == "parameters" and view.metric == "recall@10" and target == "uk":
-        paper = [(f"{c.method} ({c.source})", c.parameters, c.recall_at_10, c.paradigm) for c in load_costs()]
+    points = comparison.costs(view.table, view.results, target, cost)
+    said = ""
+    if target is None and (few := len(view.table.labels) - len(points)):
+        said = f" Left out: {words.plural(few, 'method')} without runs in all {len(view.table.targets)} markets."
+    points = points.dropna(subset=["x", "y"])
+    if cost == "parameters" and view.metric == "recall@10":
+        known = [c for c in load_costs() if c.market == target]
+        paper = [(f"{c.method} ({c.source})", c.parameters, c.recall_at_10, c.paradigm) for c in known]
         rows = pd.DataFrame(paper, columns=["label", "x", "y", "text"]).assign(symbol="diamond-open")
-        points = pd.concat([points, rows], ignore_index=True)
-    figure = charts.tradeoff(points, colors, names[cost], view.title)
+        points = pd.concat([points, rows], ignore_index=True) if known else points
+        sources = " and ".join(sorted({c.source for c in known}))
+        said += f" Open diamonds: {sources}, under its own protocol; no part of the dotted line." if known else ""
+    figure = charts.tradeoff(points, view.colors, names[cost], view.title)
     st.plotly_chart(figure, config=charts.config(f"tradeoff-{view.metric}"), key="tradeoff")
     view.caption(
         ". Updated parameters: trained in the last stage, or solved for in closed form; methods without any stand at 1."
-        " Seconds: of the run itself; a stage that another run had built is not counted again."
+        f" Seconds: of the run itself; a stage that another run had built is not counted again.{said}"
     )
 
 

@@ -11,11 +11,16 @@ import plotly.graph_objects as go
 
 from app.charts.style import GREY, finish
 
+OURS = "circle"  # the symbol of our own runs
+
 
 def tradeoff(frame: pd.DataFrame, colors: Mapping[str, str], x_title: str, y_title: str) -> go.Figure:
-    """Quality against cost on a logarithmic axis, with the efficient frontier. frame: label, x, y, low, high, text."""
+    """Quality against cost on a logarithmic axis, with the efficient frontier of what was measured here.
+
+    frame: label, x, y, low, high, text, symbol: OURS, or another one for papers' numbers, whose protocols differ.
+    """
     figure = go.Figure()
-    best = frontier(frame)
+    best = frontier(frame[frame["symbol"] == OURS])
     figure.add_scatter(
         x=best["x"], y=best["y"], mode="lines", name="best for its cost", line={"dash": "dot", "color": GREY}
     )

@@ -23,7 +23,8 @@ def draw(view: View, store: Store) -> None:
 
 
 def _one(view: View, group: ablation.Group, key: str) -> None:
-    if group.full not in set(group.runs["label"]) or group.runs["label"].nunique() < 2:
+    there = group.runs.groupby("target")["label"].agg(set)
+    if not any(group.full in labels and labels & set(group.variants) for labels in there):
         shared.nothing(view, group.wanted, f"It needs {group.full} itself and a variant of it, finished on one market.")
         return
     found = ablation.differences(cached.compare(group.runs, view.metric, group.full).cells, group)
@@ -44,10 +45,10 @@ def _one(view: View, group: ablation.Group, key: str) -> None:
         f"difference; below zero the part helps.{diamonds}",
     )
     with st.expander("The differences in numbers"):
-        _table(found, theirs, view)
+        _table(found, theirs, view, f"{key}-csv")
 
 
-def _table(found: pd.DataFrame, theirs: pd.DataFrame, view: View) -> None:
+def _table(found: pd.DataFrame, theirs: pd.DataFrame, view: View, key: str) -> None:
     names = {"label": "Variant", "target": "Market", "difference": "Difference", "low": "95 % from", "high": "to"}
     names |= {"p_holm": "p (Holm)", "significant": "Significant", "n": "N"}
     shown = found
@@ -63,5 +64,5 @@ def _table(found: pd.DataFrame, theirs: pd.DataFrame, view: View) -> None:
         f"{view.spec.name}-ablation.csv",
         "text/csv",
         on_click="ignore",
-        key=f"csv-{found['label'].iloc[0]}",
+        key=key,
     )

@@ -16,11 +16,12 @@ from worker.store.session import Store
 
 JUDGE = "recall@10"  # what the paper's table reports
 COSTS = {"parameters": "Parameters updated", "total": "Seconds in total", "memory": "Peak memory (MiB)"}
+PAPERS = {"parameters": "paper_parameters", "total": "paper_seconds"}  # the papers' columns of these costs
 
 
 def draw(view: View, store: Store) -> None:
     """A table of costs with the paper's beside, and quality against a cost."""
-    if JUDGE in queries.study_metrics(store, view.study_id):
+    if JUDGE in queries.study_metrics(store, view.study_id, str(view.runs["protocol"].iloc[0])):
         view = view.judged_by(JUDGE, queries.study_values(store, view.study_id, JUDGE))
     runs = view.labelled()
     if runs.empty:
@@ -36,6 +37,7 @@ def draw(view: View, store: Store) -> None:
     found = efficiency.costs(mine, queries.study_stages(store, view.study_id))
     papers = [p for p in load_costs() if p.market == target and view.metric == JUDGE]
     beside = efficiency.beside(found, papers, paper.names(mine, view.known))
+    theirs = "Columns “paper”" + (" and open diamonds" if cost in PAPERS else "")
     _table(view, beside, papers=bool(papers))
     _scatter(view, beside, mine, cost)
     shared.partial(view.wanted()[view.wanted()["target"] == target])
@@ -45,8 +47,7 @@ def draw(view: View, store: Store) -> None:
         f". Market {target}, means over seeds. Parameters: updated by the last stage, or solved for. Epoch: of the "
         "longest stage that is the method's own. In total: with stages that another run of the study had built, at the "
         "time they took there; — where a run outside the study had. Memory: the worker process at its peak, libraries "
-        "included."
-        + (" Columns “paper”: DCMPT paper, table 3, other machines and another protocol." if papers else ""),
+        "included." + (f" {theirs}: DCMPT paper, table 3, other machines and another protocol." if papers else ""),
     )
 
 
@@ -99,7 +100,7 @@ def _scatter(view: View, rows: pd.DataFrame, runs: pd.DataFrame, cost: str) -> N
             "symbol": "circle",
         }
     )
-    theirs = {"parameters": "paper_parameters", "total": "paper_seconds"}.get(cost)
+    theirs = PAPERS.get(cost)
     if theirs is not None and rows[theirs].notna().any():
         known = rows[rows[theirs].notna()]
         names = known["label"].str.replace(" (paper only)", "", regex=False) + " (paper)"
@@ -110,6 +111,5 @@ def _scatter(view: View, rows: pd.DataFrame, runs: pd.DataFrame, cost: str) -> N
             "text": known[theirs].map(words.short),
         }
         points = pd.concat([points, pd.DataFrame(published).assign(symbol="diamond-open")], ignore_index=True)
-    colors = charts.palette(dict(zip(runs["label"], runs["method"], strict=True)), cached.colors())
-    figure = charts.tradeoff(points, colors, COSTS[cost], view.title)
+    figure = charts.tradeoff(points, shared.palette(runs), COSTS[cost], view.title)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-{cost}"), key="costs-chart")

@@ -30,7 +30,7 @@ def sparse_and_rich(view: View, store: Store) -> None:
     order = (richness.SPARSE, richness.RICH)
     if rows["label"].nunique() > charts.MANY:
         dots = rows.rename(columns={"target": "series", "mean": "value", "half": "panel"})
-        known = charts.series_colors(sorted(half))  # the colour that a market has on other pages
+        known = charts.series_colors(view.markets)  # the colour that a market has on other pages
         figure = charts.dots(dots, {name: known[name] for name in half}, view.title, order)
     else:
         figure = charts.halves(rows, order, shared.palette(runs), view.title)

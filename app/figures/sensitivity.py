@@ -10,6 +10,7 @@ from app.figures import shared
 from app.study import sensitivity
 from app.study.sensitivity import Panel
 from app.study.view import View
+from cmr_core.spec import Scalar
 from worker.store.session import Store
 
 SHOWN = {"level": "Level", "change": "Change against the default"}
@@ -37,24 +38,43 @@ def _lines(view: View, panels: list[Panel]) -> None:
     wanted = pd.concat([panel.wanted for panel in panels]).drop_duplicates("run_id")
     lines = [_line(view, panel, how) for panel in panels if len(panel.runs)]
     if not any(len(rows) for *_, rows in lines):
-        shared.nothing(view, wanted)
+        if lines:
+            base = "; ".join(_words(panel.base) for panel in panels)
+            shared.nothing(view, wanted, f"The runs that the others are compared with have not finished: {base}.")
+        else:
+            shared.nothing(view, wanted)
         return
     axis = view.title if how == "level" else f"{view.title}, change"
-    figure = charts.sensitivity(lines, charts.series_colors(view.targets), axis)
+    figure = charts.sensitivity(lines, charts.series_colors(view.markets), axis)
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-sensitivity"), key="sensitivity-chart")
     shared.partial(wanted)
     finished = pd.concat([panel.runs for panel in panels]).drop_duplicates("run_id")
     what = "95 % bootstrap interval over users" if how == "level" else "difference to the default on the same users"
-    shared.caption(view, finished, f". A line per market, with its {what}. Dotted: the method's default.")
+    notes = "".join(_moved(panel, how) for panel in panels)
+    shared.caption(view, finished, f". A line per market, with its {what}. Dotted: the method's default.{notes}")
+
+
+def _moved(panel: Panel, how: str) -> str:
+    """What to say where the default is not among the values."""
+    if not panel.moved:
+        return ""
+    known = {name: panel.default[name] for name in panel.moved if name in panel.default}
+    said = f"the default {_words(known)} is not among the values" if known else "the default is not known"
+    said += f", and the change is against {_words(panel.base)}" if how == "change" else ""
+    return f" {frame.literal(panel.title)}: {said}."
+
+
+def _words(point: dict[str, Scalar]) -> str:
+    return frame.literal(sensitivity.words_of(point))
 
 
 def _line(view: View, panel: Panel, how: str) -> Line:
     (name,) = panel.names
-    default = sensitivity.said(panel.default)
-    found = cached.compare(panel.runs, view.metric, default).cells
+    against = sensitivity.said(panel.base)
+    found = cached.compare(panel.runs, view.metric, against).cells
     rows = sensitivity.points(found, panel).assign(value=lambda frame: frame[name].map(sensitivity.printed))
     if how == "change":
-        base = rows["label"] == default
+        base = rows["label"] == against
         changed = rows.assign(mean=rows["difference"], low=rows["diff_low"], high=rows["diff_high"])
         changed.loc[base, ["mean", "low", "high"]] = 0.0
         rows = changed.dropna(subset=["mean"])
@@ -66,13 +86,15 @@ def _line(view: View, panel: Panel, how: str) -> Line:
 def _crossed(view: View, panel: Panel, key: str) -> None:
     first, second, *rest = panel.names
     st.markdown(f"**{frame.literal(panel.title)}: {first.replace('_', ' ')} and {second.replace('_', ' ')}**")
-    fixed = {name: panel.default.get(name, panel.values[name][0]) for name in rest}
-    keep = [all(point[name] == value for name, value in fixed.items()) for point in panel.runs["point"]]
-    runs = panel.runs[keep]
+    fixed = {name: panel.base[name] for name in rest}
+    runs, wanted = (
+        some.loc[[all(point[name] == value for name, value in fixed.items()) for point in some["point"]]]
+        for some in (panel.runs, panel.wanted)
+    )
     if runs.empty:
-        shared.nothing(view, panel.wanted)
+        shared.nothing(view, wanted)
         return
-    cells = sensitivity.points(cached.compare(runs, view.metric, sensitivity.said(panel.default)).cells, panel)
+    cells = sensitivity.points(cached.compare(runs, view.metric, sensitivity.said(panel.base)).cells, panel)
     texts = cells.assign(x=cells[first].map(sensitivity.printed), y=cells[second].map(sensitivity.printed))
     rows, columns = sensitivity.ordered(panel.values[second]), sensitivity.ordered(panel.values[first])
     matrices = {
@@ -81,9 +103,7 @@ def _crossed(view: View, panel: Panel, key: str) -> None:
     }
     figure = charts.crossed(matrices, first.replace("_", " "), second.replace("_", " "))
     st.plotly_chart(figure, config=charts.config(f"{view.spec.name}-{key}"), key=key)
-    shared.partial(panel.wanted)
-    said = ", ".join(f"{name.replace('_', ' ')} = {sensitivity.printed(value)}" for name, value in fixed.items())
-    standard = ", ".join(
-        f"{name.replace('_', ' ')} = {sensitivity.printed(value)}" for name, value in panel.default.items()
-    )
-    shared.caption(view, runs, f". {f'At {said}. ' if said else ''}The method's default: {standard}.")
+    shared.partial(wanted)
+    said = f" At {_words(fixed)}." if fixed else ""
+    said += f" The method's default: {_words(panel.default)}." if panel.default else ""
+    shared.caption(view, runs, f".{said}{_moved(panel, 'level')}")

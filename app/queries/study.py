@@ -50,17 +50,19 @@ def study_values(store: Store, study_id: str, metric: str, *, part: str = "test"
     return frame(store, query.where(MetricRow.name == metric, MetricRow.part == part, RunRow.state == "succeeded"))
 
 
-def study_metrics(store: Store, study_id: str) -> list[str]:
-    """Metrics that the study's finished runs have."""
-    query = _of(study_id, select(MetricRow.name).join(RunRow)).where(RunRow.state == "succeeded")
+def study_metrics(store: Store, study_id: str, protocol: str) -> list[str]:
+    """Metrics that the study's finished runs have under a protocol: cutoffs differ between protocols."""
+    query = _of(study_id, select(MetricRow.name).join(RunRow))
+    query = query.where(RunRow.state == "succeeded", RunRow.protocol == protocol)
     with store.read() as session:
         names = session.scalars(query.where(MetricRow.part == "test", MetricRow.slice == "all").distinct())
         return sorted(names, key=metric_order)
 
 
 def study_stages(store: Store, study_id: str) -> pd.DataFrame:
-    """Each stage of the study's finished runs: run_id, name, seconds, cached, epochs (nan where it has no loss)."""
-    stages = _of(study_id, select(StageRow.run_id, StageRow.name, StageRow.seconds, StageRow.cached).join(RunRow))
+    """Each stage of the study's finished runs: run_id, name, seconds, cached, key, epochs (nan: it has no loss)."""
+    columns = (StageRow.run_id, StageRow.name, StageRow.seconds, StageRow.cached, StageRow.key)
+    stages = _of(study_id, select(*columns).join(RunRow))
     epochs = _of(
         study_id, select(PointRow.run_id, PointRow.stage, func.max(PointRow.step).label("epochs")).join(RunRow)
     )

@@ -74,18 +74,27 @@ def _epoch(stages: pd.DataFrame) -> pd.Series:
 def _built_elsewhere(runs: pd.DataFrame, stages: pd.DataFrame) -> pd.Series:
     """For each of `runs`: build time of its shared stages minus the wait for them; nan where nobody here built one.
 
-    A stage of one market takes the time of that market's runs where there are any.
+    A stage is the one of the same key. Where a run is older than these keys, it is one of the same name: of the same
+    market's runs where there are any.
     """
     placed = stages.merge(runs[["run_id", "target"]], how="left", on="run_id")
-    built = placed[~placed["cached"].astype(bool)]
-    same = built.groupby(["name", "target"])["seconds"].mean().rename("same").reset_index()
-    any_ = built.groupby("name")["seconds"].mean().rename("any").reset_index()
-    waited = placed[placed["cached"].astype(bool)].merge(same, how="left", on=["name", "target"])
-    waited = waited.merge(any_, how="left", on="name")
-    more = waited["same"].fillna(waited["any"]) - waited["seconds"]
+    cached, keyed = placed["cached"].astype(bool), placed["key"].notna()
+    waited, built, old = placed[cached], placed[~cached], placed[~cached & ~keyed]
+    named = _by_name(waited, old).where(keyed[cached], _by_name(waited, built))
+    more = _took(waited, built, ["name", "key"]).fillna(named) - waited["seconds"]
     extra = more.groupby(waited["run_id"]).sum(min_count=1).where(more.notna().groupby(waited["run_id"]).all())
     found = runs["run_id"].map(extra)
     return found.where(runs["run_id"].isin(waited["run_id"]), 0.0)
+
+
+def _by_name(waited: pd.DataFrame, built: pd.DataFrame) -> pd.Series:
+    return _took(waited, built, ["name", "target"]).fillna(_took(waited, built, ["name"]))
+
+
+def _took(waited: pd.DataFrame, built: pd.DataFrame, by: list[str]) -> pd.Series:
+    """For each of `waited`: mean seconds of those of `built` that equal it in `by`; nan where there are none."""
+    means = built.dropna(subset=by).groupby(by)["seconds"].mean().rename("took").reset_index()
+    return waited.merge(means, how="left", on=by).set_index(waited.index)["took"]
 
 
 def _whole_mean(values: pd.Series) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -13,14 +13,24 @@ from cmr_core.spec import MethodChoice, Scalar
 
 @dataclass(frozen=True)
 class Panel:
-    """One choice's grid. `runs` are labelled with `said(point)`; `default`: that label of the method's default."""
+    """One choice's grid. `runs` are labelled with `said(point)`.
+
+    `default`: what the method has where nobody says otherwise, without what is not known. `base`: the point of the grid
+    that others are compared with: the default, and the first value of a setting whose default is not among the values.
+    """
 
     title: str
     names: tuple[str, ...]
     values: dict[str, tuple[Scalar, ...]]
     default: dict[str, Scalar]
+    base: dict[str, Scalar]
     runs: pd.DataFrame  # finished
     wanted: pd.DataFrame  # all
+
+    @property
+    def moved(self) -> list[str]:
+        """Settings whose default is not among their values, or is not known."""
+        return [name for name in self.names if self.default.get(name) != self.base[name]]
 
 
 def panels(view: View) -> list[Panel]:
@@ -31,6 +41,11 @@ def panels(view: View) -> list[Panel]:
 def said(point: dict[str, Scalar]) -> str:
     """A point as a label, which `points` reads back through the runs."""
     return ", ".join(f"{name} = {value}" for name, value in point.items())
+
+
+def words_of(point: Mapping[str, Scalar]) -> str:
+    """A point in words: `shrinkage = 10, walk length = 5`."""
+    return ", ".join(f"{name.replace('_', ' ')} = {printed(value)}" for name, value in point.items())
 
 
 def points(cells: pd.DataFrame, panel: Panel) -> pd.DataFrame:
@@ -54,10 +69,17 @@ def printed(value: Scalar) -> str:
 def _panel(view: View, choice: MethodChoice) -> Panel:
     info = view.known.get(choice.method)
     defaults = {} if info is None else info.configure(choice.settings).model_dump(mode="json")
-    default = {name: defaults[name] for name in choice.grid if name in defaults}
+    default = {name: defaults[name] for name in choice.grid if defaults.get(name) is not None}
+    base = {name: _same(default.get(name), values) for name, values in choice.grid.items()}
     finished, wanted = (_named(view.of(choice, runs)) for runs in (view.labelled(), view.wanted()))
     title = choice.label or (choice.method if info is None else info.label)
-    return Panel(title, tuple(choice.grid), dict(choice.grid), default, finished, wanted)
+    return Panel(title, tuple(choice.grid), dict(choice.grid), default, base, finished, wanted)
+
+
+def _same(value: Scalar | None, values: Sequence[Scalar]) -> Scalar:
+    """The one of `values` that equals `value` (100 is 100.0, and True is not 1), else the first."""
+    fits = (one for one in values if one == value and isinstance(one, bool) == isinstance(value, bool))
+    return next(fits, values[0])
 
 
 def _named(runs: pd.DataFrame) -> pd.DataFrame:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
-from app import cached, choices, comparison, frame, panels, queries, words
-from cmr_core.errors import SpecError
+from app import cached, choices, comparison, frame, panels, queries
 from worker.store import naming
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
@@ -22,7 +20,6 @@ VIEWS = {
     "beyond": "Beyond accuracy",
 }
 OTHER = "not known here"
-ACCURACY = ("ndcg", "recall", "hit", "mrr", "map", "precision")
 
 
 def body(store: Store) -> None:
@@ -33,16 +30,16 @@ def body(store: Store) -> None:
     if chosen is None:
         return
     digest, protocol, text = chosen
-    names = queries.metric_names(store, digest, protocol)
-    metric = _metric([name for name in names if name.partition("@")[0] in ACCURACY], left, right)
+    metric = choices.metric(choices.accuracy(queries.metric_names(store, digest, protocol)), left, right)
     results = queries.results(store, digest, protocol, metric)
-    labelled = naming.label_rows(results, market_names(get_corpus(store, digest)))
+    markets = market_names(get_corpus(store, digest))
+    labelled = naming.label_rows(results, markets)
     kept, reference = _rows(labelled)
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
         return
     table = cached.compare(kept, metric, reference)
-    view = panels.View(digest, protocol, text, metric, kept, table)
+    view = panels.View(digest, protocol, text, metric, kept, table, markets)
     name = frame.choose(
         "View", list(VIEWS), "view", text=VIEWS.__getitem__, control=st.segmented_control, required=True,
         label_visibility="collapsed",
@@ -55,17 +52,6 @@ def body(store: Store) -> None:
     st.page_link(
         "views/inspect.py", label="Inspect single users", icon=":material/arrow_forward:", query_params=address
     )
-
-
-def _metric(names: list[str], left: DeltaGenerator, right: DeltaGenerator) -> str:
-    if not names:
-        raise SpecError("The finished runs of this protocol have no metrics.", hint="Launch them again.")
-    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
-    with left:
-        kind = frame.choose("Metric", kinds, "metric", text=words.metric)
-    cutoffs = [name.partition("@")[2] for name in names if name.startswith(f"{kind}@")]
-    with right:
-        return f"{kind}@{frame.choose('Cutoff', cutoffs, 'k', default='10')}"
 
 
 def _rows(results: pd.DataFrame) -> tuple[pd.DataFrame, str]:

@@ -9,7 +9,7 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from app import auth, cached, charts, comparison, frame, queries, words
+from app import auth, cached, charts, comparison, frame, queries, study_table, words
 from worker.store import naming
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
@@ -156,6 +156,7 @@ def _studies(studies: pd.DataFrame) -> None:
     if studies.empty:
         st.caption("No study yet. A study is a set of runs that were launched together.")
         return
+    studies = study_table.held(studies, "studies")
     table = pd.DataFrame(
         {
             "Study": studies["title"].replace("", None).fillna(studies["name"]),
@@ -166,24 +167,11 @@ def _studies(studies: pd.DataFrame) -> None:
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    chosen = st.dataframe(
-        table,
-        hide_index=True,
-        key="studies",
-        on_select="rerun",
-        selection_mode="single-row",
-        height="auto" if len(table) < 9 else 320,
-        column_config={"Progress": bar},
+    study = study_table.pick(
+        table, studies, "studies", height="auto" if len(table) < 9 else 320, column_config={"Progress": bar}
     )
-    rows = chosen["selection"]["rows"]
-    study = None if not rows else str(studies["id"].iloc[rows[0]])
     with st.container(horizontal=True):
-        if st.button("Open", type="primary", disabled=study is None, help="Tick a study first"):
-            st.switch_page("views/study.py", query_params={"study": str(study)})
-        if st.button("Show its runs", disabled=study is None, help="Tick a study first"):
-            st.switch_page("views/runs.py", query_params={"study": str(study)})
-        if st.button("Copy as a new study", disabled=study is None, help="Tick a study first"):
-            st.switch_page("views/launch.py", query_params={"study": str(study)})
+        study_table.buttons(study)
         st.page_link("views/studies.py", label="All studies, and more to launch", icon=":material/arrow_forward:")
 
 

@@ -8,14 +8,14 @@ import streamlit as st
 from app import cached, charts, choices, exports, frame, inspection, queries, words
 from app.figures import attention
 from cmr_core.data.split import MarketSplit
+from cmr_core.errors import CmrError
+from cmr_core.interfaces import Recommender
 from cmr_core.spec import JobSpec, parse
 from worker.store.artifacts import Table
 from worker.store.session import Store
 
 MOST_RUNS = 4
 LIST = 10
-BEST_BY = "ndcg@10"  # whose best methods are shown where nobody chose
-METRICS = ("ndcg@10", "recall@10", "ndcg@5", "recall@5", "ndcg@20", "recall@20")
 
 
 def body(store: Store) -> None:
@@ -28,17 +28,19 @@ def body(store: Store) -> None:
     if chosen is None:
         return
     digest, protocol, text = chosen
-    results = queries.results(store, digest, protocol, "ndcg@10")
+    names = choices.accuracy(queries.metric_names(store, digest, protocol))
+    judge = choices.usual(names)
+    results = queries.results(store, digest, protocol, judge)
     targets = sorted(set(results["target"]))
     left, right = st.columns([2, 5])
     with left:
         market = frame.choose("Market", targets, "market")
     runs = queries.finished(store, digest, protocol, market)
     with right:
-        picked = _runs(runs, _best(store, digest, protocol, market))
+        picked = _runs(runs, _best(results, market))
     runs = runs.set_index("id").loc[picked]
     tables = _tables(runs, "per_user")
-    user = _user(tables)
+    user = _user(tables, names, judge)
     if user is None:
         return
     users, newest = words.count(len(next(iter(tables.values())))), words.day(runs["finished_at"].max())
@@ -48,10 +50,9 @@ def body(store: Store) -> None:
     _one_user(store, digest, part, runs, user)
 
 
-def _best(store: Store, digest: str, protocol: str, market: str) -> list[str]:
+def _best(results: pd.DataFrame, market: str) -> list[str]:
     """Runs on the market, the best first, one of each label."""
-    found = queries.results(store, digest, protocol, BEST_BY)
-    mine = found[found["target"] == market].sort_values("value", ascending=False, kind="stable")
+    mine = results[results["target"] == market].sort_values("value", ascending=False, kind="stable")
     return [str(run) for run in mine.drop_duplicates("label")["run_id"]]
 
 
@@ -67,11 +68,11 @@ def _runs(runs: pd.DataFrame, best: list[str]) -> list[str]:
     return (picked or first)[:MOST_RUNS]
 
 
-def _user(tables: dict[str, pd.DataFrame]) -> int | None:
-    shared = [name for name in METRICS if all(name in table for table in tables.values())]
+def _user(tables: dict[str, pd.DataFrame], names: list[str], judge: str) -> int | None:
+    shared = [name for name in names if all(name in table for table in tables.values())]
     by, order, who = st.columns([2, 2, 3])
     with by:
-        metric = frame.choose("Judged by", shared, "metric", text=words.metric)
+        metric = frame.choose("Judged by", shared, "metric", default=judge, text=words.metric)
     with order:
         how = frame.choose("Order", list(inspection.ORDERS), "order", text=inspection.ORDERS.__getitem__)
     users = inspection.users(tables, metric, how)
@@ -114,14 +115,25 @@ def _one_user(store: Store, digest: str, part: MarketSplit, runs: pd.DataFrame, 
     columns = st.columns(max(2, len(runs)), gap="small")
     for column, run, at in zip(columns, names, runs["finished_at"], strict=False):
         with column:
-            model = cached.model(run, str(at))
-            shown[run] = inspection.recommended(model, part, tops[run], held[run], user, LIST)
+            model = _model(run, str(at))
+            known = None if isinstance(model, CmrError) else model
+            shown[run] = inspection.recommended(known, part, tops[run], held[run], user, LIST)
             _list(names[run], shown[run], ids)
+            if isinstance(model, CmrError):
+                st.caption(f"The list is the stored one, and there are no reasons: {frame.literal(model.explain())}")
     looked = _why(shown, names, ids)
     if looked is not None and runs.loc[looked[0], "method"] == attention.ACMR:
         with st.expander("What the layers look at in the user's items"):
             attention.heat(store, looked[0], str(runs.loc[looked[0], "finished_at"]), user, looked[1])
             st.caption(f"{attention.HOW} What layers read is no reason for a score.")
+
+
+def _model(run: str, finished: str) -> Recommender | CmrError:
+    """The run's model, or why there is none: a run may have been imported without it."""
+    try:
+        return cached.model(run, finished)
+    except CmrError as error:
+        return error
 
 
 def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
@@ -131,8 +143,8 @@ def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
             "Rank": i.rank,
             "Item": frame.literal(i.item_id),
             "Hit": "✔" if i.hit else "",
-            "Because": frame.literal(inspection.reason(i.why, ids)),
         }
+        | ({} if i.why is None else {"Because": frame.literal(inspection.reason(i.why, ids))})
         for i in items
     ]
     st.table(pd.DataFrame(rows), hide_index=True, border="horizontal")  # wraps its text, whatever the width
@@ -141,29 +153,33 @@ def _list(name: str, items: list[inspection.Shown], ids: list[str]) -> None:
 
 
 def _why(shown: dict[str, list[inspection.Shown]], names: dict[str, str], ids: list[str]) -> tuple[str, int] | None:
-    """The run and the item that are looked at."""
+    """The run and the item that are looked at; None where nothing explains or is recommended."""
+    told = [run for run, items in shown.items() if all(i.why is not None for i in items)]
+    if not told:
+        return None
     st.subheader("Why", anchor=False)
     left, right = st.columns([2, 2])
     with left:
-        run = frame.choose("Run", list(shown), "why", text=names.__getitem__)
+        run = frame.choose("Run", told, "why", text=names.__getitem__)
     items = {str(i.rank): i for i in shown[run]}
     if not items:
         st.caption("This run's list for the user is empty.")
         return None
     with right:
         rank = frame.choose("Recommendation", list(items), "rank", text=lambda r: f"{r}. {items[r].item_id}")
-    item = items[rank]
-    if inspection.nothing_exact(item.why):
-        st.info(f"Score {item.why.total:.4f}. {inspection.exactness(item.why)}")
+    item, why = items[rank], items[rank].why
+    assert why is not None
+    if inspection.nothing_exact(why):
+        st.info(f"Score {why.total:.4f}. {inspection.exactness(why)}")
         return run, item.item
-    table = inspection.parts_table(item.why, ids)
+    table = inspection.parts_table(why, ids)
     st.plotly_chart(
         charts.contributions(list(table["part"]), list(table["value"])), config=charts.config("why"), key="why-chart"
     )
-    st.caption(f"Score {item.why.total:.4f}. {inspection.exactness(item.why)}")
-    if item.why.prompt is not None:
+    st.caption(f"Score {why.total:.4f}. {inspection.exactness(why)}")
+    if why.prompt is not None:
         st.markdown(
-            f"The **prompts** changed this score by **{item.why.prompt:+.4f}** (a part of it, spread over the bars)."
+            f"The **prompts** changed this score by **{why.prompt:+.4f}** (a part of it, spread over the bars)."
         )
     st.download_button("These parts as CSV", exports.csv(table), "why.csv", "text/csv", on_click="ignore")
     return run, item.item

@@ -57,14 +57,17 @@ def _filters(store: Store) -> dict[str, object]:
 
 @st.fragment(run_every=2.0)
 def _live(store: Store, filters: dict[str, object]) -> None:
-    # while rows are ticked, the same rows stay in the same order: a tick must never slide to another run
+    # while rows are ticked, the same rows stay in the same order: a tick must never slide to another run, and filters
+    # that would take rows away wait
     key = f"table-{st.session_state.setdefault('table_number', 0)}"
     state = st.session_state.get(key)
     ticked = list(state["selection"]["rows"]) if state else []
     fixed: list[str] = st.session_state.get("table_ids", []) if ticked else []
-    runs, total = queries.runs(store, **filters, only=fixed, limit=SHOWN)  # type: ignore[arg-type]
     if fixed:
-        runs = runs.set_index("id").reindex(fixed).reset_index()
+        runs, total = queries.runs(store, only=fixed, limit=SHOWN)
+        runs = runs.set_index("id").loc[fixed].reset_index()
+    else:
+        runs, total = queries.runs(store, **filters, limit=SHOWN)  # type: ignore[arg-type]
     st.session_state["table_ids"] = list(runs["id"])
     alive = queries.workers(store)
     _status(queries.state_counts(store, filters["study"]), alive)  # type: ignore[arg-type]
@@ -73,6 +76,8 @@ def _live(store: Store, filters: dict[str, object]) -> None:
         st.info("No run fits these filters.")
         return
     _table(runs, key)
+    if fixed and any(filters.values()):
+        st.caption("The table stays as it is while rows are ticked; filters that you change apply once none is.")
     if total > len(runs) and not fixed:
         st.caption(f"Showing the first {len(runs)} of {words.count(total)}. Narrow the filters to see others.")
     _buttons(store, runs.iloc[[i for i in ticked if i < len(runs)]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from app import actions, auth, cached, frame, queries, study_files, words
+from app import actions, auth, cached, frame, queries, study_files, study_table, words
 from app.study_files import Offer
 from cmr_core.data.catalogue import CATALOGUE
 from cmr_core.errors import CmrError, NotFoundError
@@ -32,7 +32,7 @@ def body(store: Store) -> None:
 @st.fragment(run_every=5.0)
 def _launched(store: Store) -> None:
     st.subheader("Launched", anchor=False)
-    studies = queries.studies(store)
+    studies = study_table.held(queries.studies(store), "launched")
     if studies.empty:
         st.caption("None yet. Launch one below, or put one together on the page Launch.")
         return
@@ -51,13 +51,12 @@ def _launched(store: Store) -> None:
         }
     )
     bar = st.column_config.ProgressColumn(format="percent", min_value=0.0, max_value=1.0)
-    chosen = st.dataframe(
-        table, hide_index=True, key="launched", on_select="rerun", selection_mode="single-row",
-        height="auto" if len(table) < 8 else 300,
+    study = study_table.pick(
+        table, studies, "launched", height="auto" if len(table) < 8 else 300,
         column_config={"Ended": bar, "Study": st.column_config.Column(width="medium")},  # the rest fits at 1024 pixels
     )  # fmt: skip
-    rows = [row for row in chosen["selection"]["rows"] if row < len(studies)]
-    _buttons(None if not rows else str(studies["id"].iloc[rows[0]]))
+    with st.container(horizontal=True):
+        study_table.buttons(study)
 
 
 def _bad(progress: pd.DataFrame, study_id: str) -> str:
@@ -71,17 +70,6 @@ def _remaining(seconds: float, alive: int) -> str:
     if not seconds:
         return ""
     return f"≈ {words.duration(seconds / alive)}" if alive else "no worker is alive"
-
-
-def _buttons(study: str | None) -> None:
-    params = {"study": str(study)}
-    with st.container(horizontal=True):
-        if st.button("Open", type="primary", disabled=study is None, help="Tick a study", key="open"):
-            st.switch_page("views/study.py", query_params=params)
-        if st.button("Its runs", disabled=study is None, help="Tick a study", key="its-runs"):
-            st.switch_page("views/runs.py", query_params=params)
-        if st.button("Copy as a new study", disabled=study is None, help="Tick a study", key="copy"):
-            st.switch_page("views/launch.py", query_params=params)
 
 
 def _file(store: Store) -> None:

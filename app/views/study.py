@@ -7,18 +7,16 @@ from functools import partial
 import pandas as pd
 import streamlit as st
 
-from app import actions, auth, cached, figures, forms, frame, queries, study_files, words
+from app import actions, auth, cached, choices, figures, forms, frame, queries, study_files, words
 from app.study import view as views
 from app.study.view import View
-from cmr_core.errors import CmrError, SpecError
+from cmr_core.errors import CmrError
 from cmr_core.spec import StudySpec
 from worker.store import naming
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 from worker.store.studies import get_study, study_spec
 from worker.store.tables import StudyRow
-
-ACCURACY = ("ndcg", "recall", "hit", "mrr", "map", "precision")
 
 
 def body(store: Store) -> None:
@@ -114,7 +112,7 @@ def _view(store: Store, study_id: str, spec: StudySpec, runs: pd.DataFrame) -> V
     with left:
         chosen = frame.choose("Protocol", list(short), "protocol", text=short.__getitem__)
     mine = runs[runs["protocol"].str[:12] == chosen]
-    names = [n for n in queries.study_metrics(store, study_id) if n.partition("@")[0] in ACCURACY]
+    names = choices.accuracy(queries.study_metrics(store, study_id, str(mine["protocol"].iloc[0])))
     if not names:
         frame.empty(
             f"**No run has finished yet.** {views.missing(mine)} The figures appear here one after the other.",
@@ -122,12 +120,7 @@ def _view(store: Store, study_id: str, spec: StudySpec, runs: pd.DataFrame) -> V
             "Watch the runs",
         )
         return None
-    kinds = list(dict.fromkeys(name.partition("@")[0] for name in names))
-    with middle:
-        kind = frame.choose("Metric", kinds, "metric", text=words.metric)
-    cutoffs = [name.partition("@")[2] for name in names if name.startswith(f"{kind}@")]
-    with right:
-        metric = f"{kind}@{frame.choose('Cutoff', cutoffs, 'k', default='10')}"
+    metric = choices.metric(names, middle, right)
     view = View(study_id, spec, tuple(market_names(corpus)), short[chosen], metric, mine, mine, cached.methods())
     return view.judged_by(metric, queries.study_values(store, study_id, metric))
 
@@ -138,7 +131,7 @@ def _figures(view: View, store: Store) -> None:
             st.subheader(figures.TITLES[kind], anchor=False)
             try:
                 figures.RENDERERS[kind](view, store)
-            except SpecError as error:  # one figure that cannot be drawn leaves the others
+            except CmrError as error:  # one figure that cannot be drawn leaves the others
                 frame.tell(error)
 
 

@@ -21,6 +21,7 @@ from cmr_core.interfaces import Arrays, Monitor, Progress
 
 Point = tuple[str, int, str, float]
 """One point of a curve: stage, step, name of the value, value."""
+DIGITS = 16  # of a shared key's digest that are kept with a stage
 _CURVES = "recorder.curves"
 
 
@@ -128,11 +129,16 @@ class PrefixedMonitor:
 
 @dataclass(frozen=True)
 class StageTime:
-    """Wall-clock seconds of a stage. `cached`: another run had built it; the seconds went into waiting."""
+    """Wall-clock seconds of a stage. `cached`: another run had built it; the seconds went into waiting.
+
+    `key`: for a shared stage the beginning of its key's digest, which tells two stages of one name apart. Where a stage
+    has several keys (see `training.loop.train_along`), that of the first.
+    """
 
     name: str
     seconds: float
     cached: bool
+    key: str | None = None
 
 
 class Recorder:
@@ -149,6 +155,7 @@ class Recorder:
         self._depth = 0
         self._seconds: dict[str, float] = {}
         self._cached: dict[str, bool] = {}
+        self._keys: dict[str, str] = {}
         self._curves: dict[tuple[str, int, str], float] = {}
 
     @property
@@ -159,7 +166,7 @@ class Recorder:
     @property
     def stages(self) -> list[StageTime]:
         """Stages in the order in which they began to be counted."""
-        return [StageTime(name, seconds, self._cached[name]) for name, seconds in self._seconds.items()]
+        return [StageTime(name, n, self._cached[name], self._keys.get(name)) for name, n in self._seconds.items()]
 
     def report(self, progress: Progress) -> None:
         """Keep the metrics, charge the time, pass on."""
@@ -207,7 +214,9 @@ class Recorder:
         finally:
             self._depth -= 1
         if self._depth == 0:
-            self._charge(key.rpartition("-")[0] or key, cached=not built)
+            stage, _, digest = key.rpartition("-")
+            self._keys.setdefault(stage or key, digest[:DIGITS])
+            self._charge(stage or key, cached=not built)
         return arrays
 
     def _charge(self, stage: str, *, cached: bool) -> None:

@@ -183,6 +183,14 @@ def test_costs_count_what_is_updated(table: Comparison) -> None:
     assert seconds.loc["POP", "x"] == 10
 
 
+def test_costs_of_all_markets_are_those_of_methods_that_have_them_all() -> None:
+    runs = results()
+    runs = runs[~((runs["label"] == "WEAK") & (runs["target"] == "jp"))]
+    found = compare(runs, "ndcg@10", per_user, FAMILIES)
+    assert set(comparison.costs(found, runs, None, "seconds")["label"]) == {"CROSS", "POP"}
+    assert set(comparison.costs(found, runs, "de", "seconds")["label"]) == {"CROSS", "POP", "WEAK"}
+
+
 def test_export_names_protocol_users_and_date(table: Comparison) -> None:
     frame = comparison.export_rows(table, "events 80/10/10")
     assert set(frame["protocol"]) == {"events 80/10/10"}
@@ -284,6 +292,15 @@ def test_best_epoch_is_starred() -> None:
 def test_frontier_is_what_nothing_beats() -> None:
     frame = pd.DataFrame({"label": list("abcd"), "x": [1, 10, 10, 100], "y": [0.2, 0.5, 0.4, 0.3]})
     assert list(charts.frontier(frame)["label"]) == ["a", "b"]
+
+
+def test_papers_numbers_have_no_part_in_the_frontier() -> None:
+    ours = pd.DataFrame({"label": list("ab"), "x": [10.0, 100.0], "y": [0.2, 0.3], "symbol": "circle"})
+    papers = pd.DataFrame({"label": ["p"], "x": [1.0], "y": [0.9], "symbol": "diamond-open"})
+    points = pd.concat([ours, papers], ignore_index=True).assign(low=np.nan, high=np.nan, text="")
+    line, *markers = charts.tradeoff(points, {}, "x", "y").data
+    assert list(line.x) == [10, 100]
+    assert [trace.name for trace in markers] == ["a", "b", "p"]
 
 
 def test_no_chart_sets_a_background_or_text_colour(table: Comparison) -> None:

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
+from sqlalchemy import delete
 from streamlit.testing.v1 import AppTest
 
 from app import auth, queries
+from cmr_core.spec import MethodChoice
 from tests.app import seed
 from worker.settings import get_settings
 from worker.store.audit import Actor
 from worker.store.session import Store
 from worker.store.studies import launch_study
+from worker.store.tables import ArtifactRow
 
 PAGES = ("home", "studies", "study", "launch", "runs", "run", "compare", "inspect", "markets", "methods")
 Open = Callable[..., AppTest]
@@ -141,6 +144,20 @@ def test_runs_that_go_on_come_first_and_waiting_ones_in_their_order(own: Store) 
     assert set(waiting["id"][: len(older)]) == older
     over = queries.runs(own, states=["succeeded", "failed", "cancelled"])[0]["finished_at"]
     assert over.is_monotonic_decreasing
+
+
+def test_filters_wait_while_rows_are_ticked(store: Store, open_page: Open) -> None:
+    app = open_page("runs")
+    table = app.dataframe[0].value
+    ticked = next(at for at, state in enumerate(table["State"]) if state != ["failed"])
+    app.session_state["table-0"] = {"selection": {"rows": [ticked], "columns": [], "cells": []}}
+    app.multiselect(key="state").set_value(["failed"]).run()
+    check(app)
+    assert list(app.dataframe[0].value["Run"]) == list(table["Run"])
+    assert "filters that you change apply once none is" in said(app)
+    app.session_state["table-0"] = {"selection": {"rows": [], "columns": [], "cells": []}}
+    app.run()
+    assert [state for (state,) in app.dataframe[0].value["State"]] == ["failed"]
 
 
 def test_cancel_from_the_run_page(own: Store, open_page: Open) -> None:
@@ -278,6 +295,42 @@ def test_inspect_marks_hits_and_says_why(store: Store, open_page: Open) -> None:
     assert any((shown["Hit"] != "").any() for shown in lists)
     assert all(shown["Because"].str.len().gt(0).all() for shown in lists)
     assert "add up to the score exactly" in said(app)
+
+
+def test_pages_judge_by_what_the_protocol_has(own: Store, open_page: Open) -> None:
+    protocols = [{}, {"evaluation": {"cutoffs": [3], "select": "ndcg@3"}}]
+    methods = [MethodChoice(method="popularity")]
+    third = seed.study(name="third", targets=("de",), seeds=(0,), methods=methods, protocols=protocols)
+    launched = launch_study(own, seed.ANALYST, third)
+    (run,) = launched.created  # under the first protocol it has run for another study
+    seed.execute(own, run)
+    protocol = queries.run(own, run).protocol[:12]
+    app = open_page("inspect", protocol=protocol)
+    check(app)
+    assert not app.error
+    assert app.selectbox(key="metric").value == "ndcg@3"
+    app = open_page("study", study=launched.study_id, protocol=protocol)
+    check(app)
+    assert app.selectbox(key="k").options == ["3"]
+    assert len(app.table) == 1
+
+
+def test_inspect_without_a_model_shows_the_stored_list_and_no_reasons(own: Store, open_page: Open) -> None:
+    found = queries.runs(own, states=["succeeded"], targets=["de"])[0].drop_duplicates("method").set_index("method")
+    runs = [str(found.at[method, "id"]) for method in ("ease", "lightgcn")]
+    with own.begin() as session:
+        session.execute(delete(ArtifactRow).where(ArtifactRow.run_id == runs[1], ArtifactRow.kind == "model"))
+    address = {"market": "de", "protocol": queries.run(own, runs[0]).protocol[:12]}
+    app = open_page("inspect", run=runs, **address)
+    check(app)
+    assert ["Because" in table.value.columns for table in app.table] == [True, False]
+    assert len(app.table[1].value) == 10
+    assert "The list is the stored one, and there are no reasons: Run" in said(app)
+    assert app.selectbox(key="why").options == ["EASE (tune=False), seed 0"]
+    app = open_page("inspect", run=runs[1], **address)
+    check(app)
+    assert not app.error
+    assert "why" not in [box.key for box in app.selectbox]
 
 
 def test_unexpected_error_has_a_number_and_no_traceback(

@@ -115,7 +115,7 @@ STAGES = pd.DataFrame(
         ("b", "adapt", 4.0, False, 4), ("c", "fit", 1.0, False, math.nan),
     ],
     columns=["run_id", "name", "seconds", "cached", "epochs"],
-)  # fmt: skip
+).assign(key=None)  # fmt: skip
 
 
 def test_an_epoch_is_of_the_methods_own_stage_and_the_total_adds_what_others_built() -> None:
@@ -134,6 +134,26 @@ def test_a_shared_stage_that_nobody_built_here_makes_the_total_unknown() -> None
     found = efficiency.costs(cost_runs(), foreign).set_index("label")
     assert math.isnan(found.at["DCMPT", "total"])
     assert found.at["EASE", "total"] == 10
+
+
+def test_a_shared_stage_is_the_one_of_its_key_and_not_another_of_its_name() -> None:
+    wide = pd.DataFrame(
+        [("c", "backbone", 600.0, False, 3, "wide"), ("c", "adapt", 1.0, False, math.nan, None)],
+        columns=[*STAGES.columns[:5], "key"],
+    )
+    narrow = STAGES[STAGES["run_id"] != "c"]
+    narrow = narrow.assign(key=narrow["name"].map({"backbone": "narrow"}))
+    found = efficiency.costs(cost_runs(), pd.concat([wide, narrow])).set_index("label")
+    assert found.at["DCMPT", "total"] == pytest.approx((10 + (10 + 6 - 1)) / 2)
+
+
+def test_of_runs_without_keys_a_shared_stage_is_one_of_its_name() -> None:
+    waited = STAGES.assign(key=STAGES["name"].where(STAGES["run_id"] == "b"))  # by a run that was built later
+    wide = pd.DataFrame([("c", "backbone", 600.0, False, 3, "wide")], columns=waited.columns)
+    found = efficiency.costs(cost_runs(), pd.concat([waited, wide])).set_index("label")
+    assert found.at["DCMPT", "total"] == pytest.approx((10 + (10 + 6 - 1)) / 2)
+    foreign = pd.concat([waited[waited["run_id"] != "a"], wide])  # nobody here can have built what b waited for
+    assert math.isnan(efficiency.costs(cost_runs(), foreign).set_index("label").at["DCMPT", "total"])
 
 
 def test_the_papers_costs_stand_beside_and_its_other_methods_below() -> None:

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from sqlalchemy import and_, or_, update
 from streamlit.testing.v1 import AppTest
 
-from app import auth, figures, forms, queries, study_files
+from app import auth, charts, figures, forms, queries, study_files
 from cmr_core.data.synthetic import synthetic
-from cmr_core.errors import CmrError, NotPermittedError
+from cmr_core.errors import CmrError, NotFoundError, NotPermittedError
 from cmr_core.spec import FigureKind
 from tests.app import seed, study_seed
 from tests.app.test_pages import check, said
 from worker.store.audit import Actor
-from worker.store.corpora import add_corpus, list_corpora, load_corpus
+from worker.store.corpora import add_corpus, list_corpora, load_corpus, market_names
 from worker.store.runs import list_runs
 from worker.store.session import Store
 from worker.store.studies import list_studies, study_spec
+from worker.store.tables import RunRow
 
 Open = Callable[..., AppTest]
 
@@ -133,6 +136,19 @@ def test_a_figure_that_its_study_cannot_fill_says_what_it_needs(own: Store, open
     assert "learns from source markets" in words
 
 
+def test_a_figure_whose_data_are_missing_leaves_the_others(
+    done: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*_: object) -> None:
+        raise NotFoundError("Run 'DCMPT' has no model.", hint="Import it with its models.")
+
+    monkeypatch.setitem(figures.RENDERERS, "market-transfer", missing)
+    app = open_page("study", study=id_of(done, "help"))
+    check(app)
+    assert [str(error.value) for error in app.error] == ["Run 'DCMPT' has no model."]
+    assert len(app.table[0].value) == 2
+
+
 def test_sensitivity_shows_levels_or_changes(done: Store, open_page: Open) -> None:
     study = id_of(done, "knobs")
     for how, words in (("level", "bootstrap interval over users"), ("change", "difference to the default")):
@@ -141,6 +157,84 @@ def test_sensitivity_shows_levels_or_changes(done: Store, open_page: Open) -> No
         assert words in said(app)
         assert len(app.get("plotly_chart")) == 2
     assert "neighbours = 100, shrinkage = 10" in said(app)
+
+
+def test_defaults_are_found_as_numbers(mine: Store, open_page: Open) -> None:
+    methods = [study_seed.gridded("ease", {"regularisation": [10, 100]}, **study_seed.EASE)]  # it has 100.0
+    launched = study_files.launch(mine, study_seed.spec("whole", ("sensitivity",), methods))[0]
+    assert not launched.created
+    app = open_page("study", study=launched.study_id, sensitivity="change")
+    check(app)
+    assert "difference to the default on the same users" in said(app)
+    assert "not among the values" not in said(app)
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_default_that_is_not_among_the_values_is_said(mine: Store, open_page: Open) -> None:
+    methods = [
+        study_seed.gridded("ease", {"regularisation": [1000, 10]}, **study_seed.EASE),
+        study_seed.gridded("itemknn", {"neighbours": [20, 100], "shrinkage": [0, 10], "tune": [False]}),
+    ]
+    launched = study_files.launch(mine, study_seed.spec("other", ("sensitivity",), methods))[0]
+    assert not launched.created
+    app = open_page("study", study=launched.study_id, sensitivity="change")
+    check(app)
+    words = said(app)
+    assert "None of the runs" not in words
+    assert len(app.get("plotly_chart")) == 2
+    missed = "the default regularisation = 100 is not among the values"
+    assert f"{missed}, and the change is against regularisation = 1000." in words
+    assert "At tune = False." in words
+    assert "the default tune = True is not among the values." in words
+
+
+def test_what_is_compared_with_and_has_not_finished_is_named(mine: Store, open_page: Open) -> None:
+    with mine.begin() as session:
+        base = RunRow.spec["settings"]["regularisation"].as_float() == 100
+        session.execute(update(RunRow).where(RunRow.method == "ease", base).values(state="failed"))
+    methods = [study_seed.gridded("ease", {"regularisation": [1000.0, 100.0]}, **study_seed.EASE)]
+    study = study_seed.spec("other", ("sensitivity",), methods, targets=("de",))
+    launched = study_files.launch(mine, study)[0]
+    app = open_page("study", study=launched.study_id, sensitivity="change")
+    check(app)
+    assert "compared with have not finished: regularisation = 100." in said(app)
+
+
+def test_parts_of_two_methods_that_share_a_variant_and_a_variant_without_a_common_market(
+    mine: Store, open_page: Open
+) -> None:
+    grids = ([1000.0, 100.0], [10.0, 100.0])
+    methods = [study_seed.gridded("ease", {"regularisation": values}, **study_seed.EASE) for values in grids]
+    launched = study_files.launch(mine, study_seed.spec("twice", ("ablation",), methods))[0]
+    app = open_page("study", study=launched.study_id)
+    check(app)
+    assert len(app.get("plotly_chart")) == 2
+    with mine.begin() as session:
+        value = RunRow.spec["settings"]["regularisation"].as_float()
+        lost = or_(and_(value == 100, RunRow.target == "de"), and_(value == 1000, RunRow.target == "jp"))
+        session.execute(update(RunRow).where(RunRow.method == "ease", lost).values(state="failed"))
+    app = open_page("study", study=launched.study_id)
+    check(app)
+    assert "It needs EASE itself and a variant of it, finished on one market." in said(app)
+    assert len(app.get("plotly_chart")) == 1
+
+
+def test_a_market_has_its_colour_whatever_is_shown_beside_it(
+    done: Store, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = charts.series_colors(market_names(list_corpora(done)[0]))
+    monkeypatch.setattr(charts, "MANY", 1)  # as with many methods: a series per market
+    pages = [
+        open_page("study", study=id_of(done, "knobs")),
+        open_page("study", study=id_of(done, "table")),
+        open_page("compare", view="chart", target=["jp", "uk"]),
+    ]
+    for app in pages:
+        check(app)
+        traces = json.loads(app.get("plotly_chart")[0].proto.spec)["data"]
+        mine = {trace["name"]: (trace["line"] if "line" in trace else trace["marker"])["color"] for trace in traces}
+        assert "jp" in mine
+        assert mine == {name: known[name] for name in mine}
 
 
 def test_sources_are_recommended_for_each_target(done: Store, open_page: Open) -> None:
@@ -163,6 +257,18 @@ def test_copying_fills_the_form_with_sources_in_turn_and_figures(done: Store, op
     assert [metric.value for metric in app.metric if metric.label == "New runs"] == ["0"]
 
 
+def test_the_trade_off_leaves_out_who_lacks_markets_and_names_the_diamonds(done: Store, open_page: Open) -> None:
+    protocols = queries.protocols(done, list_corpora(done)[0].digest).set_index("text")["protocol"]
+    address = {"view": "tradeoff", "protocol": protocols[protocols.index.str.startswith("ratio")].iloc[0][:12]}
+    app = open_page("compare", **address)
+    check(app)
+    assert "Left out: 3 methods without runs in all 3 markets." in said(app)  # DCMPT and its variants
+    app = open_page("compare", **address, metric="recall", market="uk")
+    check(app)
+    assert "Left out" not in said(app)
+    assert "Open diamonds: DCMPT paper, table 3, under its own protocol" in said(app)
+
+
 # --- the page of all studies ----------------------------------------------------------------------------------------
 
 
@@ -175,6 +281,26 @@ def test_launched_studies_show_progress_and_what_ended_badly(done: Store, open_p
     assert table.at["waiting", "Remaining"] == "no worker is alive"
     assert table.at["parts", "Ended badly"] == "1 failed"
     assert table.at["help", "Study"] == "What about help?"
+
+
+@pytest.mark.parametrize(("page", "key"), [("home", "studies"), ("studies", "launched")])
+def test_a_tick_stays_on_its_study(mine: Store, open_page: Open, page: str, key: str) -> None:
+    def names() -> list[str]:
+        (table,) = [frame.value for frame in app.dataframe if "Study" in frame.value.columns]
+        return list(table["Study"])
+
+    app = open_page(page)
+    app.session_state[key] = {"selection": {"rows": [1], "columns": [], "cells": []}}
+    ticked = id_of(mine, "help")
+    assert names()[1] == "What about help?"
+    study_files.launch(mine, study_seed.spec("newest", ("table",), [study_seed.choice("popularity")]))
+    app.run()
+    check(app)
+    assert names()[1] == "What about help?"
+    app.button(key="open").click().run()
+    assert app.query_params["study"] in (ticked, [ticked])
+    app = open_page(page)
+    assert names()[0] == "What about newest?"
 
 
 def test_work_left_is_known_from_earlier_runs(done: Store) -> None:

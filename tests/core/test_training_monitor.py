@@ -72,6 +72,16 @@ def test_the_recorder_times_stages_and_tells_built_from_cached() -> None:
     assert stages[1].seconds < 0.02 <= stages[2].seconds
 
 
+def test_the_recorder_keeps_what_tells_shared_stages_of_one_name_apart() -> None:
+    recorder = Recorder(QuietMonitor())
+    first, second = shared_key("backbone", "a"), shared_key("backbone", "b")
+    recorder.shared(first, dict)
+    recorder.shared(second, dict)  # a later look of the same stage
+    recorder.report(Progress("prompts", 1, 1))
+    kept = {stage.name: stage.key for stage in recorder.stages}
+    assert kept == {"backbone": first.removeprefix("backbone-")[:16], "prompts": None}
+
+
 def test_curves_survive_an_interruption_with_the_checkpoint() -> None:
     inner = QuietMonitor()
     first = Recorder(inner)

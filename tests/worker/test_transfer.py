@@ -185,6 +185,17 @@ def test_everything_of_the_runs_arrives_with_its_dates(here: tuple[Store, str], 
     assert {run.id for run in runs.list_runs(there, study_id=here[1])} == set(done.added)
 
 
+def test_the_keys_of_shared_stages_go_along_and_files_of_before_there_were_any_come_in(
+    there: Store, exported: bytes
+) -> None:
+    import_study(there, BOB, changed(exported, lambda run: [stage.pop("key") for stage in run["stages"]]))
+    with there.read() as session:
+        found = session.execute(select(RunRow.method, StageRow.name, StageRow.key).join(RunRow)).all()
+    keys = {(method, name): key for method, name, key in found}
+    assert len(keys["lightgcn", "teacher"] or "") == 16
+    assert {key for (method, _), key in keys.items() if method != "lightgcn"} == {None}
+
+
 def test_it_is_told_that_runs_were_imported(there: Store, exported: bytes) -> None:
     done = import_study(there, BOB, exported)
     with there.read() as session:

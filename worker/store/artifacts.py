@@ -161,7 +161,7 @@ def _replace(session: Session, run_id: str, outcome: Outcome, stored: Mapping[st
         session.execute(delete(table).where(table.run_id == run_id))
     for part, evaluation in (("valid", outcome.valid), ("test", outcome.test)):
         session.add_all(_metrics(run_id, part, evaluation))
-    session.add_all(StageRow(run_id=run_id, name=s.name, seconds=s.seconds, cached=s.cached) for s in outcome.stages)
+    session.add_all(StageRow(run_id=run_id, **vars(stage)) for stage in outcome.stages)
     session.add_all(
         ArtifactRow(run_id=run_id, kind=kind, sha256=sha256, size=size, created_at=now())
         for kind, (sha256, size) in stored.items()

@@ -64,11 +64,12 @@ class MetricEntry(Frozen):
 
 
 class StageEntry(Frozen):
-    """How long a stage took."""
+    """How long a stage took. `key`: as in the database; files of before there was one do not have it."""
 
     name: Medium
     seconds: Seconds
     cached: bool
+    key: Annotated[str, Field(max_length=16, pattern=_CLEAN)] | None = None
 
 
 class ArtifactEntry(Frozen):

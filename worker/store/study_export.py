@@ -122,7 +122,7 @@ def _run(store: Store, run: RunRow, models: bool, changed: Mapping[str, str]) ->
         body = {
             **{name: getattr(run, name) for name in RunEntry.model_fields if hasattr(run, name)},
             "metrics": [{n: getattr(m, n) for n in ("part", "slice", "name", "value", "n")} for m in metrics],
-            "stages": [{n: getattr(s, n) for n in ("name", "seconds", "cached")} for s in stages],
+            "stages": [{n: getattr(s, n) for n in ("name", "seconds", "cached", "key")} for s in stages],
             "artifacts": [
                 {"kind": a.kind, "sha256": changed.get(a.kind, a.sha256), "created_at": a.created_at} for a in artifacts
             ],

@@ -156,13 +156,17 @@ class PointRow(Base):
 
 
 class StageRow(Base):
-    """How long each stage of a run took; `cached` where another run had already built it."""
+    """How long each stage of a run took; `cached` where another run had already built it.
+
+    `key`: what a shared stage is about, see `StageTime`; null for others, and in runs of before there was this column.
+    """
 
     __tablename__ = "stage"
     run_id: Mapped[str] = mapped_column(ForeignKey("run.id", ondelete="CASCADE"), primary_key=True)
     name: Mapped[str] = mapped_column(String(64), primary_key=True)
     seconds: Mapped[float]
     cached: Mapped[bool] = mapped_column(default=False)
+    key: Mapped[str | None] = mapped_column(String(16))
 
 
 class ArtifactRow(Base):
