@@ -190,6 +190,18 @@ def test_the_limit_is_known_before_any_point_of_a_grid_is_made(
         expand(spec, row)
 
 
+def test_the_same_study_goes_on_under_its_id(store: Store, digest: str) -> None:
+    first = launch_study(store, ANALYST, study())
+    with store.begin() as session:
+        session.execute(update(RunRow).where(RunRow.id == first.created[0]).values(state="failed"))
+    again = launch_study(store, ANALYST, study())
+    assert (again.study_id, len(again.created), set(again.reused)) == (first.study_id, 1, set(first.created[1:]))
+    assert {run.id for run in runs.list_runs(store, study_id=first.study_id)} == {*again.created, *again.reused}
+    assert runs.get_run(store, first.created[0]).state == "failed"
+    assert launch_study(store, ANALYST, study(note="another question")).study_id != first.study_id
+    assert len(list_studies(store)) == 2
+
+
 def test_what_was_computed_is_shared_and_what_failed_is_made_anew(store: Store, digest: str) -> None:
     first = launch_study(store, ANALYST, study())
     assert (len(first.created), first.reused) == (3, [])

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from cmr_core.errors import NotFoundError, SpecError
@@ -94,28 +94,32 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
 def launch_study(store: Store, actor: Actor, spec: StudySpec) -> Launched:
     """Store the study and the runs that are not there yet. Send `created` to the queue afterwards.
 
-    Raises SpecError or NotFoundError before anything is written.
+    The same study, launched again, goes on under its id; runs that failed or were cancelled give their places to new
+    ones. Raises SpecError or NotFoundError before anything is written.
     """
     require(actor, "launch")
     jobs = expand_labelled(spec, get_corpus(store, spec.corpus))
-    study = StudyRow(
-        id=str(uuid.uuid4()),
-        name=spec.name,
-        spec=spec.model_dump(mode="json"),
-        created_at=now(),
-        created_by=actor.name,
-    )
-    launched = Launched(study.id, [], [])
+    body = spec.model_dump(mode="json")
     with store.begin() as session:
         lock(session, "launch")
         for job in jobs:
             check_lists(session, job.spec)
-        session.add(study)
-        session.flush()
+        named = session.scalars(select(StudyRow).where(StudyRow.name == spec.name).order_by(StudyRow.created_at))
+        study = next((row for row in named if row.spec == body), None)
+        if study is None:
+            study = StudyRow(id=str(uuid.uuid4()), name=spec.name, spec=body, created_at=now(), created_by=actor.name)
+            session.add(study)
+            session.flush()
+        launched = Launched(study.id, [], [])
         for job in jobs:
             run, created = find_or_create(session, store, actor, job.spec, job.label)
             (launched.created if created else launched.reused).append(run.id)
-            session.add(StudyRunRow(study_id=study.id, run_id=run.id))
+            if created:
+                failed = select(RunRow.id).where(RunRow.fingerprint == run.fingerprint, RunRow.id != run.id)
+                here = (StudyRunRow.study_id == study.id, StudyRunRow.run_id.in_(failed))
+                session.execute(delete(StudyRunRow).where(*here))
+            if session.get(StudyRunRow, (study.id, run.id)) is None:
+                session.add(StudyRunRow(study_id=study.id, run_id=run.id))
         counts = {"name": spec.name, "created": len(launched.created), "reused": len(launched.reused)}
         record(session, actor, "launch", study.id, counts)
     return launched
