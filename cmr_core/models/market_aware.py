@@ -80,9 +80,9 @@ class MAMLP:
     Bhargav et al. (ECIR 2023), as MA-GMF. Parameters: those of MLP and markets * d. Memory and an epoch: as MLP's, with
     the users and items of all markets.
 
-    Its step size and weight decay are not MLP's, and matter (XMarket electronics, three seeds, NDCG@10): with them it is
-    at .050 under events on the mean of seven markets and at .401 on ca under leave-one-out with sampled-market
-    candidates; with MLP's it is at .033, below popularity everywhere, and at .377, just below popularity. On the
+    Its step size and weight decay are not those of MLP, and matter (XMarket electronics, three seeds, NDCG@10): with
+    them it is at .050 under events on the mean of seven markets and at .401 on ca under leave-one-out with
+    sampled-market candidates; with MLP's it is at .033, below popularity everywhere, and at .377, just below it. On the
     smaller markets under leave-one-out MLP's are better (mean of seven .460 and .479), and validation says so each
     time: a search over both is worth its minutes (study step-and-decay).
     """
