@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
 import streamlit as st
@@ -59,16 +59,20 @@ def accuracy(names: Sequence[str]) -> list[str]:
     return [name for name in names if name.partition("@")[0] in ACCURACY]
 
 
-def usual(names: Sequence[str]) -> str:
-    """The metric to judge by where nobody chose: NDCG@10, if it is there. Raises SpecError for no metrics."""
+def usual(names: Sequence[str], paper: Collection[str] = ()) -> str:
+    """The metric to judge by where nobody chose: NDCG@10, if it is there; one that the `paper` has, if it has any.
+
+    Raises SpecError for no metrics.
+    """
     if not names:
         raise SpecError("The finished runs of this protocol have no metrics.", hint="Launch them again.")
-    return USUAL if USUAL in names else names[0]
+    known = [name for name in names if name in paper] or names
+    return USUAL if USUAL in known else known[0]
 
 
-def metric(names: Sequence[str], left: DeltaGenerator, right: DeltaGenerator) -> str:
-    """The chosen metric: its kind in `left`, its cutoff in `right`. Raises SpecError for no metrics."""
-    _, _, cutoff = usual(names).partition("@")
+def metric(names: Sequence[str], left: DeltaGenerator, right: DeltaGenerator, paper: Collection[str] = ()) -> str:
+    """The chosen metric: its kind in `left`, its cutoff in `right`; first `usual`. Raises SpecError for no metrics."""
+    _, _, cutoff = usual(names, paper).partition("@")
     with left:
         kind = frame.choose("Metric", list(dict.fromkeys(name.partition("@")[0] for name in names)), "metric",
                             text=words.metric)  # fmt: skip

@@ -10,6 +10,7 @@ import streamlit as st
 from app import actions, auth, cached, choices, figures, forms, frame, queries, study_files, words
 from app.study import view as views
 from app.study.view import View
+from cmr_core import published
 from cmr_core.errors import CmrError
 from cmr_core.spec import StudySpec
 from worker.store import naming
@@ -120,7 +121,8 @@ def _view(store: Store, study_id: str, spec: StudySpec, runs: pd.DataFrame) -> V
             "Watch the runs",
         )
         return None
-    metric = choices.metric(names, middle, right)
+    paper = {number.metric for number in published.load() if number.source == spec.paper}
+    metric = choices.metric(names, middle, right, paper)
     view = View(study_id, spec, tuple(market_names(corpus)), short[chosen], metric, mine, mine, cached.methods())
     return view.judged_by(metric, queries.study_values(store, study_id, metric))
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app import draft
+from app import choices, draft
 from app.forms import Field, differences, fields, study_yaml
 from cmr_core.errors import SpecError
 from cmr_core.models.registry import MethodInfo, load
@@ -132,3 +132,13 @@ def test_any_name_becomes_one_that_a_study_may_have(name: str) -> None:
 
 def test_presets_are_told_apart() -> None:
     assert [draft.preset_of(protocol) for _, protocol in draft.PRESETS.values()] == list(draft.PRESETS)
+
+
+def test_a_study_of_a_paper_opens_on_a_metric_that_the_paper_has() -> None:
+    names = ["ndcg@5", "ndcg@10", "recall@5", "recall@10"]
+    assert choices.usual(names) == "ndcg@10"
+    assert choices.usual(names, {"ndcg@5", "recall@5"}) == "ndcg@5"
+    assert choices.usual(names, {"ndcg@10", "recall@10"}) == "ndcg@10"
+    assert choices.usual(names, {"auc"}) == "ndcg@10"
+    with pytest.raises(SpecError, match="no metrics"):
+        choices.usual([])
