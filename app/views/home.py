@@ -141,14 +141,15 @@ def _activity(store: Store) -> None:
         at, state = run["finished_at"], str(run["state"])
         when = "" if pd.isna(at) else f" · {words.ago(at, now)}"
         word = "" if state == "succeeded" else f" · {queries.STATE_WORDS[state]}"
-        frame.run_link(str(run["id"]), _name(run) + word + when, ENDED[state])
+        frame.run_link(str(run["id"]), _name(run, word + when), ENDED[state])
     if ended.empty:
         st.caption("No run has ended yet.")
     st.page_link("views/runs.py", label="All runs", icon=":material/arrow_forward:")
 
 
-def _name(run: Mapping[Hashable, Any]) -> str:
-    return f"{run['label']} · {run['target']} · seed {run['seed']}"
+def _name(run: Mapping[Hashable, Any], more: str = "") -> str:
+    # the label last: it may be long, and the narrow column cuts it
+    return f"{run['target']} · seed {run['seed']}{more} · {run['label']}"
 
 
 def _studies(studies: pd.DataFrame) -> None:
