@@ -8,6 +8,7 @@ import pandas as pd
 from sqlalchemy import Select, func, select
 
 from app.queries.base import frame
+from worker.store import naming
 from worker.store.session import Store
 from worker.store.tables import MetricRow, RunRow
 
@@ -36,8 +37,7 @@ def results(
 ) -> pd.DataFrame:
     """One row per finished run: its mean of one metric in one group, and what it cost.
 
-    Columns: run_id, configuration, label, method, target, seed, slice, value, n, seconds,
-    finished_at, parameters, sources, settings.
+    Columns: those of `naming.RUN`, slice, value, n, seconds, parameters.
     """
     query = _results(corpus, protocol, part).where(MetricRow.name == metric, MetricRow.slice == group)
     return frame(store, query)
@@ -70,24 +70,9 @@ def finished(store: Store, corpus: str, protocol: str, target: str) -> pd.DataFr
 
 
 def _results(corpus: str, protocol: str, part: str) -> Select[Any]:
-    columns = (
-        RunRow.id.label("run_id"),
-        RunRow.configuration,
-        RunRow.label,
-        RunRow.method,
-        RunRow.target,
-        RunRow.seed,
-        MetricRow.slice,
-        MetricRow.value,
-        MetricRow.n,
-        RunRow.seconds,
-        RunRow.finished_at,
-        RunRow.parameters,
-        RunRow.spec["sources"].label("sources"),
-        RunRow.spec["settings"].label("settings"),
-    )
+    more = (MetricRow.slice, MetricRow.value, MetricRow.n, RunRow.seconds, RunRow.parameters)
     return (
-        select(*columns)
+        select(*naming.RUN, *more)
         .join(MetricRow, MetricRow.run_id == RunRow.id)
         .where(RunRow.corpus == corpus, RunRow.protocol == protocol, RunRow.state == "succeeded")
         .where(MetricRow.part == part)

@@ -9,6 +9,7 @@ from sqlalchemy import Select, func, select
 
 from app.queries.base import frame
 from app.queries.results import metric_order
+from worker.store import naming
 from worker.store.session import Store
 from worker.store.studies import DEFAULT_SECONDS
 from worker.store.tables import MetricRow, PointRow, RunRow, StageRow, StudyRunRow
@@ -19,29 +20,10 @@ WAITING = ("queued", "running", "lost")
 def study_runs(store: Store, study_id: str) -> pd.DataFrame:
     """One row per run of the study, whatever its state.
 
-    Columns: run_id, configuration, label, method, target, seed, state, corpus, protocol, text, sources, settings,
-    members, seconds, finished_at, parameters, environment.
+    Columns: those of `naming.RUN`, state, seconds, parameters, environment.
     """
-    columns = (
-        RunRow.id.label("run_id"),
-        RunRow.configuration,
-        RunRow.label,
-        RunRow.method,
-        RunRow.target,
-        RunRow.seed,
-        RunRow.state,
-        RunRow.corpus,
-        RunRow.protocol,
-        RunRow.protocol_text.label("text"),
-        RunRow.spec["sources"].label("sources"),
-        RunRow.spec["settings"].label("settings"),
-        RunRow.spec["members"].label("members"),
-        RunRow.seconds,
-        RunRow.finished_at,
-        RunRow.parameters,
-        RunRow.environment,
-    )
-    return frame(store, _of(study_id, select(*columns)).order_by(RunRow.label, RunRow.target, RunRow.seed))
+    more = (RunRow.state, RunRow.seconds, RunRow.parameters, RunRow.environment)
+    return frame(store, _of(study_id, select(*naming.RUN, *more)).order_by(RunRow.label, RunRow.target, RunRow.seed))
 
 
 def study_values(store: Store, study_id: str, metric: str, *, part: str = "test") -> pd.DataFrame:

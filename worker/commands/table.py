@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from worker.store.session import Store
 
 COLUMNS = ["protocol", "method", "market", "mean", "std", "seeds", "users"]
-_RUN = (
-    RunRow.id.label("run_id"),
-    RunRow.configuration,
-    RunRow.label,
-    RunRow.method,
-    RunRow.target,
-    RunRow.seed,
-    RunRow.corpus,
-    RunRow.protocol,
-    RunRow.protocol_text.label("text"),
-    RunRow.spec["sources"].label("sources"),
-    RunRow.spec["settings"].label("settings"),
-    RunRow.spec["members"].label("members"),
-    RunRow.finished_at,
-)
 
 
 def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
@@ -47,7 +32,7 @@ def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
     from worker.store import naming
 
     query = (
-        select(*_RUN, MetricRow.value, MetricRow.n)
+        select(*naming.RUN, MetricRow.value, MetricRow.n)
         .join(MetricRow, MetricRow.run_id == RunRow.id)
         .join(StudyRunRow, StudyRunRow.run_id == RunRow.id)
         .where(StudyRunRow.study_id == study_id, RunRow.state == "succeeded")

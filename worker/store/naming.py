@@ -17,7 +17,23 @@ from cmr_core.errors import SpecError
 from cmr_core.models.registry import MethodInfo
 from cmr_core.spec import Member, MethodChoice, Scalar, StudySpec
 from worker.store.studies import make_label
+from worker.store.tables import RunRow
 
+RUN = (  # columns of a run that naming reads, and pages with it
+    RunRow.id.label("run_id"),
+    RunRow.configuration,
+    RunRow.label,
+    RunRow.method,
+    RunRow.target,
+    RunRow.seed,
+    RunRow.corpus,
+    RunRow.protocol,
+    RunRow.protocol_text.label("text"),
+    RunRow.spec["sources"].label("sources"),
+    RunRow.spec["settings"].label("settings"),
+    RunRow.spec["members"].label("members"),
+    RunRow.finished_at,
+)
 MOST_DIFFERENCES = 2  # settings that a label names
 Point = dict[str, Scalar]
 
