@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from cmr_core.errors import NotFoundError, SpecError
@@ -111,14 +111,15 @@ def launch_study(store: Store, actor: Actor, spec: StudySpec) -> Launched:
             session.add(study)
             session.flush()
         launched = Launched(study.id, [], [])
+        linked = select(RunRow.fingerprint, StudyRunRow).join(StudyRunRow).where(StudyRunRow.study_id == study.id)
+        earlier = {str(row[0]): row[1] for row in session.execute(linked)}
         for job in jobs:
             run, created = find_or_create(session, store, actor, job.spec, job.label)
             (launched.created if created else launched.reused).append(run.id)
-            if created:
-                failed = select(RunRow.id).where(RunRow.fingerprint == run.fingerprint, RunRow.id != run.id)
-                here = (StudyRunRow.study_id == study.id, StudyRunRow.run_id.in_(failed))
-                session.execute(delete(StudyRunRow).where(*here))
-            if session.get(StudyRunRow, (study.id, run.id)) is None:
+            link = earlier.get(run.fingerprint)
+            if link is not None and link.run_id != run.id:
+                session.delete(link)
+            if link is None or link.run_id != run.id:
                 session.add(StudyRunRow(study_id=study.id, run_id=run.id))
         counts = {"name": spec.name, "created": len(launched.created), "reused": len(launched.reused)}
         record(session, actor, "launch", study.id, counts)
