@@ -50,6 +50,11 @@ class ACMRConfig(PointwiseConfig):
         le=10,
         description="Standard deviation of the first item and market vectors; empty: 0.02; in the authors' code 1",
     )
+    layer_start: Literal["torch"] | None = Field(
+        None,
+        description="First weights of layers and output; empty: Glorot's rule; torch: those of torch.nn, layers alike "
+        "(authors' code)",
+    )
     acmr_neg: Literal["market", "static_global"] = Field(
         "market",
         description="Negatives of the own market in every epoch, or of all markets, drawn once (authors' code)",
@@ -119,6 +124,7 @@ class Stage:
             c.layers,
             explicit_user=c.explicit_user,
             deviation=DEVIATION if c.start_deviation is None else c.start_deviation,
+            torch_layers=c.layer_start == "torch",
         )
 
     def train(

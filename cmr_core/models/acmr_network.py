@@ -17,8 +17,9 @@ from cmr_core.interfaces import Arrays, IntArray, MarketView
 from cmr_core.models.columns import apply_first_layer, apply_layer, joint
 from cmr_core.models.neural import Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, cut
-from cmr_core.models.towers import SILENT, Noise, Parameters, dropout, linear, table
-from cmr_core.models.transformer import apply_norm, apply_rest, attention, heads_of, layer, norm
+from cmr_core.models.towers import SILENT, Noise, Parameters, dropout, linear, linear_of_torch, table
+from cmr_core.models.transformer import apply_norm, apply_rest, attention, heads_of, layers_of_torch, norm
+from cmr_core.models.transformer import layers as glorot_layers
 
 NAME = "acmr"
 PLACES = 3072  # places of sequences at once: what a layer makes of them stays within a processor's second cache
@@ -131,19 +132,21 @@ def start(
     *,
     explicit_user: bool,
     deviation: float,
+    torch_layers: bool = False,
 ) -> Parameters:
     """(I + 1) d + 7 d + 2 d + L (12 d^2 + 13 d) + 2 d + 1 scalars at seven markets; d less without explicit user.
 
     The row beside the items stands for a history without items. `markets` is 0 where there are no market vectors.
+    `torch_layers`: layers and output as torch.nn draws them, and not by Glorot's rule.
     """
     found = {"item.vectors": table(n_items, dimensions, generator, deviation=deviation)}
     found["empty"] = table(1, dimensions, generator, deviation=deviation)
     if markets:
         found["markets"] = table(markets, dimensions, generator, deviation=deviation)
     found |= norm("norm", dimensions, generator.device)
-    for at in range(layers):
-        found |= layer(f"layer.{at}", dimensions, 4 * dimensions, generator)
-    return found | linear("output", dimensions * (2 if explicit_user else 1), 1, generator)
+    drawn, output = (layers_of_torch, linear_of_torch) if torch_layers else (glorot_layers, linear)
+    found |= drawn(layers, dimensions, 4 * dimensions, generator)
+    return found | output("output", dimensions * (2 if explicit_user else 1), 1, generator)
 
 
 class Sized(NamedTuple):

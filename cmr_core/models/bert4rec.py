@@ -25,7 +25,7 @@ from cmr_core.models.sequences import (
     judge_sequences,
 )
 from cmr_core.models.towers import Parameters, apply_linear, dropout, linear, table
-from cmr_core.models.transformer import apply_attention, apply_layer, apply_norm, apply_rest, layer, norm
+from cmr_core.models.transformer import apply_attention, apply_layer, apply_norm, apply_rest, layers, norm
 from cmr_core.training.monitor import device_kind, shared_key
 
 
@@ -89,9 +89,7 @@ class Bert4RecNetwork:
         }
         if isinstance(config, Bert4RecAllConfig) and config.add_market:
             weights["markets"] = table(len(self.layout.views), d, generator, deviation=0.02)
-        weights |= norm("norm", d, generator.device)
-        for at in range(config.layers):
-            weights |= layer(f"layer.{at}", d, 4 * d, generator)
+        weights |= norm("norm", d, generator.device) | layers(config.layers, d, 4 * d, generator)
         return weights | linear("out", d, d, generator) | norm("out.norm", d, generator.device)
 
     def read(

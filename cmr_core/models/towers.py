@@ -29,12 +29,21 @@ def lookup(vectors: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
 
 def linear(name: str, inputs: int, outputs: int, generator: torch.Generator, *, bias: bool = True) -> Parameters:
     """`name.weight` (outputs, inputs), Glorot uniform (Glorot and Bengio 2010), and `name.bias` (outputs,), zero."""
-    bound = (6 / (inputs + outputs)) ** 0.5
-    drawn = torch.rand((outputs, inputs), generator=generator, device=generator.device)
-    found = {f"{name}.weight": drawn.mul_(2 * bound).sub_(bound).requires_grad_()}
+    found = {f"{name}.weight": _uniform((outputs, inputs), (6 / (inputs + outputs)) ** 0.5, generator)}
     if bias:
         found[f"{name}.bias"] = torch.zeros(outputs, device=generator.device, requires_grad=True)
     return found
+
+
+def _uniform(shape: tuple[int, ...], bound: float, generator: torch.Generator) -> torch.Tensor:
+    drawn = torch.rand(shape, generator=generator, device=generator.device)
+    return drawn.mul_(2 * bound).sub_(bound).requires_grad_()
+
+
+def linear_of_torch(name: str, inputs: int, outputs: int, generator: torch.Generator) -> Parameters:
+    """As `linear`, drawn as torch.nn.Linear draws: weights and biases uniform within 1 / sqrt(inputs)."""
+    shapes = {"weight": (outputs, inputs), "bias": (outputs,)}
+    return {f"{name}.{part}": _uniform(shape, inputs**-0.5, generator) for part, shape in shapes.items()}
 
 
 def tower(name: str, sizes: Sequence[int], generator: torch.Generator) -> Parameters:

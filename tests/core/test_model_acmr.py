@@ -94,6 +94,39 @@ def test_parameters_are_those_of_the_formula() -> None:
     assert fit().parameters.trainable == fit().parameters.total == expected
 
 
+def test_layers_can_start_as_those_of_torch_do() -> None:
+    torch.manual_seed(0)
+    size = 256
+    block = torch.nn.TransformerEncoderLayer(size, 8, 4 * size, batch_first=True)
+    theirs = block.state_dict()
+    theirs |= {f"out.{part}": torch.nn.Linear(2 * size, 1).state_dict()[part] for part in ("weight", "bias")}
+    joined = theirs.pop("self_attn.in_proj_weight").chunk(3)
+    ours = start(torch.Generator().manual_seed(1), 5, 2, size, 3, explicit_user=True, deviation=1.0, torch_layers=True)
+    names = {
+        "self_attn.out_proj": "layer.0.out", "linear1": "layer.0.up", "linear2": "layer.0.down", "out": "output",
+        "norm1": "layer.0.norm1", "norm2": "layer.0.norm2",
+    }  # fmt: skip
+    pairs_ = [
+        (ours[f"layer.0.{part}.weight"], one) for part, one in zip(("query", "key", "value"), joined, strict=True)
+    ]
+    for name, mine in names.items():
+        kinds = ("scale", "shift") if "norm" in name else ("weight", "bias")
+        pairs_ += [
+            (ours[f"{mine}.{kind}"], theirs[f"{name}.{part}"])
+            for kind, part in zip(kinds, ("weight", "bias"), strict=True)
+        ]
+    for mine, other in pairs_:
+        assert mine.shape == other.shape
+        assert mine.requires_grad
+        assert mine.is_leaf
+        if mine.numel() > 1:
+            torch.testing.assert_close(mine.abs().max(), other.abs().max(), rtol=0.02, atol=0)
+            torch.testing.assert_close(mine.abs().mean(), other.abs().mean(), rtol=0.2, atol=0)
+    for name, value in ours.items():
+        if name.startswith("layer."):
+            assert torch.equal(value, ours["layer.0." + name.split(".", 2)[2]]), name
+
+
 @pytest.mark.parametrize("hidden", [False, True])
 def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(hidden: bool) -> None:
     generator = torch.Generator().manual_seed(4)
@@ -377,6 +410,7 @@ def test_switches_of_the_authors_code_change_what_is_learned() -> None:
         {"history_includes_candidate": True},
         {"market_embeddings": False},
         {"start_deviation": 1.0},
+        {"layer_start": "torch"},
     ):
         assert not np.array_equal(fit(**change).weights["item.vectors"], plain), change
 
