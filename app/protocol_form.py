@@ -146,6 +146,9 @@ def _more_split(start: SplitSpec, key: str) -> dict[str, Any]:
             help=_help(SplitSpec, "min_rating"),
         ),
         "seed": st.number_input("Seed of the split", 0, 2**31 - 1, start.seed, key=f"{key}-seed"),
+        "each_seed": st.toggle(
+            "A split per seed", start.each_seed, key=f"{key}-each", help=_help(SplitSpec, "each_seed")
+        ),
     }  # fmt: skip
 
 

@@ -58,12 +58,13 @@ def run(
     device = torch_device(spec.budget.device)
     memory = PeakMemory(device)
     recorder = Recorder(monitor)
-    split = make_split(corpus, spec.split)
-    exam = _exam(spec, corpus, split, lists)
+    drawn = spec.drawn()
+    split = make_split(corpus, drawn.split)
+    exam = _exam(drawn, corpus, split, lists)
     _step(recorder, "split", 1, 1)
     seed_everything(spec.seed)
     task = split.task(spec.target, spec.sources if method.uses_sources else ())
-    context = Run(spec.seed, device, Judge(split, spec.evaluation, target=spec.target, given=exam.given), recorder)
+    context = Run(spec.seed, device, Judge(split, drawn.evaluation, target=spec.target, given=exam.given), recorder)
     members = tuple(_member(job, split, context, find, at) for at, job in enumerate(member_jobs(spec), start=1))
     recommender = method.create(spec.settings).fit(task, replace(context, members=members))
     # in percent, as validation and test ask about different numbers of users
@@ -116,7 +117,7 @@ def member_jobs(spec: JobSpec) -> tuple[JobSpec, ...]:
         settings = {k: v for k, v in info.configure(member.settings).model_dump(mode="json").items() if v is not None}
         changes: dict[str, object] = {"method": info.name, "settings": settings, "members": ()}
         changes |= {} if info.uses_sources else {"sources": ()}
-        changes |= {"seed": 0} if info.deterministic else {}
+        changes |= {"seed": 0} if info.one_seed(spec.split) else {}
         jobs.append(spec.model_copy(update=changes))
     return tuple(jobs)
 

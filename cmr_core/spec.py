@@ -83,13 +83,19 @@ class SplitSpec(Frozen):
         "as in the code of the ACMR paper's authors",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1)
+    each_seed: bool = Field(
+        False,
+        description="Every seed draws a split and candidates of its own, as papers do that average random splits",
+    )
 
     @model_serializer(mode="wrap")
     def _without_what_came_later(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # a split with the market's catalogue is what it was before there was a choice: its runs are found again
+        # a split that makes no use of a choice is what it was before there was the choice: its runs are found again
         data: dict[str, Any] = handler(self)
         if self.catalogue == "market":
             data.pop("catalogue", None)
+        if not self.each_seed:
+            data.pop("each_seed", None)
         return data
 
 
@@ -170,10 +176,23 @@ class JobSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _seeds_of_split_are_free(self) -> Self:
+        _check_each_seed(self.split, self.evaluation)
+        return self
+
+    @model_validator(mode="after")
     def _target_is_no_source(self) -> Self:
         if self.target in self.sources:
             raise ValueError(f"market {self.target!r} is the target and cannot be a source too")
         return self
+
+    def drawn(self) -> JobSpec:
+        """The job with the split and the candidates that its seed draws, where each seed draws its own."""
+        if not self.split.each_seed:
+            return self
+        split = self.split.model_copy(update={"each_seed": False, "seed": self.seed})
+        evaluation = self.evaluation.model_copy(update={"seed": self.seed})
+        return self.model_copy(update={"split": split, "evaluation": evaluation})
 
     def fingerprint(self) -> str:
         """Digest of everything that decides the numbers (the budget only through its device)."""
@@ -199,6 +218,15 @@ class JobSpec(Frozen):
     def protocol_text(self) -> str:
         """The protocol in words, for tables and charts, e.g. `events 80/10/10 · catalogue`."""
         return protocol_text(self.split, self.evaluation)
+
+
+def _check_each_seed(split: SplitSpec, evaluation: EvalSpec) -> None:
+    if not split.each_seed:
+        return
+    if split.seed or evaluation.seed:
+        raise ValueError("with `each_seed` the runs' seeds draw split and candidates: leave both `seed`s at 0")
+    if evaluation.given is not None:
+        raise ValueError("imported lists belong to one split: they need `each_seed: false`")
 
 
 def protocol_digest(corpus: str, split: SplitSpec, evaluation: EvalSpec) -> str:
@@ -232,6 +260,7 @@ def protocol_text(split: SplitSpec, evaluation: EvalSpec) -> str:
     if split.catalogue == "all":
         words.append("items of all markets")
     words += [f"split seed {split.seed}"] if split.seed else []
+    words += ["a split per seed"] if split.each_seed else []
     return " · ".join(words)
 
 
@@ -294,6 +323,11 @@ class Protocol(Frozen):
 
     split: SplitSpec = SplitSpec()
     evaluation: EvalSpec = EvalSpec()
+
+    @model_validator(mode="after")
+    def _seeds_of_split_are_free(self) -> Self:
+        _check_each_seed(self.split, self.evaluation)
+        return self
 
     def text(self) -> str:
         """The protocol in words."""

@@ -24,7 +24,7 @@ def recommend(store: Store, run: RunRow, user_id: str, n: int) -> list[tuple[str
     found = np.flatnonzero(corpus.market(spec.target).users == user_id)
     if not len(found):
         raise NotFoundError(f"Market {spec.target!r} has no user {user_id[:64]!r}.", hint="Ids are case-sensitive.")
-    market = make_split(corpus, spec.split).markets[spec.target]
+    market = make_split(corpus, spec.drawn().split).markets[spec.target]
     scores = np.array(model.score(found[:1]), dtype=np.float64)[0]
     for part in (market.train, market.valid):
         scores[part.item[part.user == found[0]]] = -np.inf

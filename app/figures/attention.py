@@ -114,7 +114,7 @@ def heat(store: Store, run_id: str, finished: str, user: int, item: int) -> None
     chosen = found.weights[int(layer) - 1]
     weights = chosen.mean(axis=0) if head == MEAN else chosen[int(head) - 1]
     job = parse(JobSpec, queries.run(store, run_id).spec)
-    catalogue = cached.split(job.corpus, job.split).market(job.target).catalogue
+    catalogue = cached.split(job.corpus, job.drawn().split).market(job.target).catalogue
     ids = cached.corpus(job.corpus).items[catalogue]
     figure = charts.attention(weights, attention.place_names(found.items.tolist(), ids))
     st.plotly_chart(figure, config=charts.config(f"attention-{run_id[:8]}-{user}-{item}"), key="attention-chart")
@@ -157,7 +157,7 @@ def _takers(view: View, store: Store, choice: Choice, tables: dict[str, FloatArr
     market = frame.choose(f"{NODES[kind]} that take most of each prompt, market", list(tables), "attention-takers")
     job = parse(JobSpec, queries.run(store, str(choice.runs["run_id"].iloc[0])).spec)
     corpus = cached.corpus(job.corpus)
-    catalogue = cached.split(job.corpus, job.split).market(market).catalogue
+    catalogue = cached.split(job.corpus, job.drawn().split).market(market).catalogue
     ids = corpus.items[catalogue] if kind == "item" else corpus.market(market).users
     table = attention.takers(tables[market], ids)
     st.dataframe(table, hide_index=True)

@@ -207,7 +207,7 @@ def _points(key: str, stage: str) -> pd.DataFrame:
     mine = points[points["stage"] == stage].reset_index(drop=True)
     job = parse(JobSpec, queries.run(store, spec.runs[0]).spec)
     return mine.assign(
-        name=embedding.names(mine, spec.kind, cached.split(job.corpus, job.split), cached.corpus(job.corpus))
+        name=embedding.names(mine, spec.kind, cached.split(job.corpus, job.drawn().split), cached.corpus(job.corpus))
     )
 
 

@@ -36,6 +36,11 @@ def body(store: Store) -> None:
     with left:
         market = frame.choose("Market", targets, "market")
     runs = queries.finished(store, digest, protocol, market)
+    if _job(store, runs["id"].iloc[0]).split.each_seed:
+        # users held out by one seed's split may be trained on in another's: only runs of one seed can be compared
+        with left:
+            seed = frame.choose("Split of seed", sorted(set(runs["seed"])), "seed", text=str)
+        runs, results = runs[runs["seed"] == seed], results[results["seed"] == seed]
     with right:
         picked = _runs(runs, _best(results, market))
     runs = runs.set_index("id").loc[picked]
@@ -45,9 +50,12 @@ def body(store: Store) -> None:
         return
     users, newest = words.count(len(next(iter(tables.values())))), words.day(runs["finished_at"].max())
     st.caption(f"{text} · N {users} test users in {market} · {newest}")
-    spec = parse(JobSpec, queries.run(store, picked[0]).spec)
-    part = cached.split(digest, spec.split).market(market)
+    part = cached.split(digest, _job(store, picked[0]).drawn().split).market(market)
     _one_user(store, digest, part, runs, user)
+
+
+def _job(store: Store, run: str) -> JobSpec:
+    return parse(JobSpec, queries.run(store, run).spec)
 
 
 def _best(results: pd.DataFrame, market: str) -> list[str]:

@@ -14,7 +14,7 @@ from cmr_core.spec import JobSpec
 
 def tables(evaluation: Evaluation, spec: JobSpec, corpus: Corpus) -> dict[str, pd.DataFrame]:
     """The tables per_user, topk and held_out of what the job `spec` found on `corpus`. Splits the corpus again."""
-    market = make_split(corpus, spec.split).market(spec.target)
+    market = make_split(corpus, spec.drawn().split).market(spec.target)
     user_ids, item_ids = corpus.market(spec.target).users, corpus.items[market.catalogue]
     n_train = np.bincount(market.train.user, minlength=market.n_users)
     return {

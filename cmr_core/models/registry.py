@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 
 from cmr_core.errors import SpecError
 from cmr_core.interfaces import Method
-from cmr_core.spec import Frozen, Scalar, parse
+from cmr_core.spec import Frozen, Scalar, SplitSpec, parse
 
 Family = Literal["reference", "single-market", "cross-market", "cross-domain", "multi-task", "combination"]
 
@@ -41,6 +41,10 @@ class MethodInfo:
         """Validated settings, defaults filled in. Raises SpecError on unknown keys and values out of bounds."""
         hint = f"Its settings: {', '.join(self.config.model_fields)}." if self.config.model_fields else "It has none."
         return parse(self.config, dict(settings), subject=f"setting of {self.label}", hint=hint)
+
+    def one_seed(self, split: SplitSpec) -> bool:
+        """Whether every seed gives the same numbers under the split, so that one is enough."""
+        return self.deterministic and not split.each_seed
 
     def create(self, settings: Mapping[str, Scalar]) -> Method:
         """The method, configured."""

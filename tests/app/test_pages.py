@@ -315,6 +315,27 @@ def test_pages_judge_by_what_the_protocol_has(own: Store, open_page: Open) -> No
     assert len(app.table) == 1
 
 
+def test_inspect_shows_runs_of_one_seed_where_each_has_its_own_split(own: Store, open_page: Open) -> None:
+    split = {"kind": "leave-one-out", "each_seed": True}
+    methods = [MethodChoice(method="popularity"), MethodChoice(method="ease", settings={"tune": False})]
+    spec = seed.study(name="each", targets=("de",), seeds=(0, 1), methods=methods, protocols=[{"split": split}])
+    launched = launch_study(own, seed.ANALYST, spec)
+    assert len(launched.created) == 4
+    for run in launched.created:
+        seed.execute(own, run)
+    address = {"market": "de", "protocol": queries.run(own, launched.created[0]).protocol[:12]}
+    app = open_page("inspect", **address)
+    check(app)
+    assert app.selectbox(key="seed").options == ["0", "1"]
+    first = [table.value for table in app.table]
+    app = open_page("inspect", seed="1", **address)
+    check(app)
+    assert not app.error
+    assert all(option.endswith("seed 1") for option in app.multiselect(key="run").options)
+    assert len(app.multiselect(key="run").options) == 2
+    assert any(not one.value.equals(other) for one, other in zip(app.table, first, strict=True))
+
+
 def test_inspect_without_a_model_shows_the_stored_list_and_no_reasons(own: Store, open_page: Open) -> None:
     found = queries.runs(own, states=["succeeded"], targets=["de"])[0].drop_duplicates("method").set_index("method")
     runs = [str(found.at[method, "id"]) for method in ("ease", "lightgcn")]

@@ -22,6 +22,7 @@ from cmr_core.data.split import make_split
 from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import Cancelled, DeviceError, SpecError
 from cmr_core.evaluation import evaluate as evaluation
+from cmr_core.evaluation.tables import tables
 from cmr_core.experiment import run, torch_device
 from cmr_core.models.base import rebuild
 from cmr_core.spec import JobSpec, parse
@@ -95,6 +96,39 @@ def test_the_same_job_gives_the_same_numbers(corpus: Corpus) -> None:
     assert one.test.means() == other.test.means()
     for name, value in one.recommender.arrays().items():
         np.testing.assert_array_equal(value, other.recommender.arrays()[name])
+
+
+EACH: dict[str, Any] = {"kind": "leave-one-out", "each_seed": True}
+DRAWN = {"candidates": "sampled-market", "negatives": 20}
+
+
+@pytest.mark.parametrize("seed", [0, 5])
+def test_a_seed_can_draw_its_own_split_and_candidates(corpus: Corpus, seed: int) -> None:
+    plain: dict[str, Any] = {"method": "popularity", "settings": {}, "sources": [], "seed": seed}
+    own = run(job(corpus, split=EACH, evaluation=DRAWN, **plain), corpus, QuietMonitor())
+    fixed: dict[str, Any] = {"split": {"kind": "leave-one-out", "seed": seed}, "evaluation": DRAWN | {"seed": seed}}
+    same = run(job(corpus, **fixed, **plain), corpus, QuietMonitor())
+    np.testing.assert_array_equal(own.test.held_item, same.test.held_item)
+    np.testing.assert_array_equal(own.test.held_rank, same.test.held_rank)
+    held = tables(own.test, job(corpus, split=EACH, evaluation=DRAWN, **plain), corpus)["per_user"]["n_train"]
+    split = make_split(corpus, job(corpus, **fixed).split).markets["jp"]
+    np.testing.assert_array_equal(held, np.bincount(split.train.user, minlength=split.n_users)[own.test.users])
+    elsewhere = run(job(corpus, split=EACH, evaluation=DRAWN, **plain | {"seed": 9}), corpus, QuietMonitor())
+    assert (elsewhere.test.held_item != own.test.held_item).any()
+
+
+def test_seeds_with_splits_of_their_own_are_of_one_protocol(corpus: Corpus) -> None:
+    first, second = (job(corpus, split=EACH, evaluation=DRAWN, seed=seed) for seed in (0, 1))
+    assert first.protocol() == second.protocol() != job(corpus, split=EACH | {"each_seed": False}).protocol()
+    assert first.protocol_text().endswith("a split per seed")
+    assert "each_seed" not in job(corpus).split.canonical()
+    assert [one.drawn().split.seed for one in (first, second)] == [0, 1]
+    with pytest.raises(SpecError, match="leave both `seed`s at 0"):
+        job(corpus, split=EACH | {"seed": 1})
+    with pytest.raises(SpecError, match="leave both `seed`s at 0"):
+        job(corpus, split=EACH, evaluation={"seed": 1})
+    with pytest.raises(SpecError, match="imported lists belong to one split"):
+        job(corpus, split=EACH, evaluation={"candidates": "given", "given": "a" * 64})
 
 
 def test_a_single_market_method_does_not_see_the_sources(corpus: Corpus) -> None:

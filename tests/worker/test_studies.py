@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, select, update
 
 from cmr_core.errors import CmrError, NotFoundError, NotPermittedError, SpecError
+from cmr_core.experiment import member_jobs
 from cmr_core.spec import JobSpec, StudySpec
 from tests.worker.conftest import ANALYST, tiny_corpus
 from worker.store import runs, studies
@@ -44,6 +45,17 @@ def test_a_study_is_the_product_of_its_parts(store: Store, digest: str) -> None:
     assert {(job.settings["layers"], job.settings["dimensions"]) for job in of} == {(1, 8), (1, 16), (2, 8), (2, 16)}
     # solved, not trained: the first seed is enough
     assert sorted((job.target, job.seed) for job in jobs if job.method == "ease") == [("jp", 3)] * 2 + [("uk", 3)] * 2
+
+
+def test_where_each_seed_has_its_own_split_no_seed_is_enough(store: Store, digest: str) -> None:
+    split = {"kind": "leave-one-out", "each_seed": True}
+    blend = {"method": "blend", "members": [{"method": "popularity"}, {"method": "ease"}]}
+    spec = study(methods=[{"method": "popularity"}, blend], targets=["jp"], protocols=[{"split": split}], seeds=[3, 1])
+    jobs = expand(spec, get_corpus(store, "tiny"))
+    assert [(job.method, job.seed) for job in jobs] == [(m, s) for m in ("popularity", "blend") for s in (3, 1)]
+    assert len({job.fingerprint() for job in jobs}) == 4
+    assert {(m.method, m.seed) for m in member_jobs(jobs[-1])} == {("popularity", 1), ("ease", 1)}
+    assert estimate(store, spec).runs == 4
 
 
 def test_all_markets_are_targets_unless_named_and_all_others_are_sources(store: Store, digest: str) -> None:

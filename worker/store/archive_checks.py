@@ -44,7 +44,7 @@ class Checks:
             raise IntegrityError(f"{self._archive.name}: {name}: {error}", hint=AGAIN) from None
 
     def _tables(self, entry: RunEntry) -> None:
-        known = self._of_split(entry.spec.split)[entry.spec.target]
+        known = self._of_split(entry.spec.drawn().split)[entry.spec.target]
         frames = {kind: check_table(kind, self._archive.blob(entry.blobs()[kind]), known) for kind in TABLES}
         tested = {m.name: (m.value, m.n) for m in entry.metrics if (m.part, m.slice) == ("test", "all")}
         check_means(frames["per_user"], tested)

@@ -74,7 +74,7 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
         configurations, spec.protocols, targets
     ):
         chosen = _source_sets(spec, info, corpus, target)
-        for sources, seed in itertools.product(chosen, spec.seeds[:1] if info.deterministic else spec.seeds):
+        for sources, seed in itertools.product(chosen, spec.seeds[:1] if info.one_seed(protocol.split) else spec.seeds):
             job = JobSpec(
                 corpus=corpus.digest,
                 target=target,
@@ -183,7 +183,8 @@ def _check_size(spec: StudySpec, corpus: CorpusRow, targets: list[str]) -> None:
         info = get(choice.method)
         points = math.prod(len(values) for values in choice.grid.values())
         sources = sum(len(_source_sets(spec, info, corpus, target)) for target in targets)
-        runs += points * len(spec.protocols) * sources * (1 if info.deterministic else len(spec.seeds))
+        seeds = sum(1 if info.one_seed(protocol.split) else len(spec.seeds) for protocol in spec.protocols)
+        runs += points * sources * seeds
     if runs > MOST_RUNS:
         raise SpecError(f"The study makes {runs} runs; the limit is {MOST_RUNS}.", hint="Divide it.")
 
