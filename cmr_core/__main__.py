@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import CmrError, SpecError
 from cmr_core.experiment import Outcome, run
 from cmr_core.export import save
+from cmr_core.models.registry import load
 from cmr_core.spec import JobSpec, parse
 from cmr_core.training.monitor import ProgressBarMonitor
 
@@ -51,7 +52,13 @@ def read_body(path: Path, corpus: Corpus) -> dict[str, Any]:
         raise SpecError(f"{path} is not a readable JSON file: {error}.") from None
     if not isinstance(body, dict):
         raise SpecError(f"{path} holds no JSON object.", hint='A job looks like {"target": ..., "method": ...}.')
-    return {"corpus": corpus.digest, **body}
+    return {"corpus": corpus.digest, **_revisions(body), **body}
+
+
+def _revisions(body: Mapping[str, Any]) -> dict[str, int]:
+    """A file that names no revision means the one that is installed."""
+    known = load().get(str(body.get("method")))
+    return {} if known is None else {"revision": known.revision}
 
 
 def metrics_table(spec: JobSpec, outcome: Outcome) -> Table:

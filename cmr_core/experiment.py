@@ -90,6 +90,7 @@ def check(spec: JobSpec, corpus: Corpus) -> MethodInfo:
         )
     method = get(spec.method)
     method.configure(spec.settings)
+    _check_revision(method, spec.revision)
     if method.combines != bool(spec.members):
         raise SpecError(
             f"{method.label} combines other methods, and the job names none."
@@ -101,12 +102,22 @@ def check(spec: JobSpec, corpus: Corpus) -> MethodInfo:
         if get(member.method).combines:
             raise SpecError(f"{member.method} is a combination itself.", hint="Name its members instead.")
         get(member.method).configure(member.settings)
+        _check_revision(get(member.method), member.revision)
     if method.uses_sources and not spec.sources:
         raise SpecError(
             f"Method {spec.method!r} learns from source markets, and the job names none.",
             hint="Name at least one source market, or choose a single-market method.",
         )
     return method
+
+
+def _check_revision(method: MethodInfo, asked: int) -> None:
+    if method.revision != asked:
+        raise SpecError(
+            f"The job was made for revision {asked} of {method.label}, and revision {method.revision} is installed: "
+            "the same settings give other numbers.",
+            hint="Launch it again as a new run.",
+        )
 
 
 def member_jobs(spec: JobSpec) -> tuple[JobSpec, ...]:
@@ -116,6 +127,7 @@ def member_jobs(spec: JobSpec) -> tuple[JobSpec, ...]:
         info = get(member.method)
         settings = {k: v for k, v in info.configure(member.settings).model_dump(mode="json").items() if v is not None}
         changes: dict[str, object] = {"method": info.name, "settings": settings, "members": ()}
+        changes["revision"] = member.revision
         changes |= {} if info.uses_sources else {"sources": ()}
         changes |= {"seed": 0} if info.one_seed(spec.split) else {}
         jobs.append(spec.model_copy(update=changes))

@@ -29,6 +29,7 @@ from cmr_core.errors import SpecError
 _NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 Name = Annotated[str, Field(pattern=_NAME)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Revision = Annotated[int, Field(ge=1, le=1000, description="Of the method: one that drew otherwise had another")]
 T = TypeVar("T", bound=BaseModel)
 Scalar = bool | int | float | str
 MOST_POINTS = 5000  # configurations of one grid
@@ -137,6 +138,14 @@ class Member(Frozen):
 
     method: Name
     settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
+    revision: Revision = 1
+
+    @model_serializer(mode="wrap")
+    def _without_first_revision(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        data: dict[str, Any] = handler(self)
+        if self.revision == 1:
+            data.pop("revision", None)  # what it was before there were revisions
+        return data
 
 
 class JobSpec(Frozen):
@@ -147,6 +156,7 @@ class JobSpec(Frozen):
     target: Name
     sources: tuple[Name, ...] = ()
     method: Name
+    revision: Revision = 1
     settings: dict[str, Scalar] = Field(default_factory=dict, max_length=100)
     members: tuple[Member, ...] = Field((), max_length=20, description="What a combining method combines")
     split: SplitSpec = SplitSpec()
@@ -206,8 +216,9 @@ class JobSpec(Frozen):
         return self._hashed({"seed", "target", "sources"}, device="cpu")
 
     def _hashed(self, without: set[str], device: Device | None = None) -> str:
-        # without members a job is what it was before there were any: its runs are found again
-        body = self.model_dump(mode="json", exclude={"budget", *without, *(() if self.members else ("members",))})
+        # what makes no use of members or revisions is what it was before there were any: its runs are found again
+        unused = {name for name, used in (("members", self.members), ("revision", self.revision > 1)) if not used}
+        body = self.model_dump(mode="json", exclude={"budget", *without, *unused})
         body["device"] = device or self.budget.device
         return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 

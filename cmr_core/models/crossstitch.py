@@ -44,7 +44,9 @@ def logits(
     return apply_linear(weights, f"tower{read}.{len(HIDDEN)}", outputs[0]).squeeze(-1)
 
 
-@register("cross-stitch", label="Cross-Stitch", family="multi-task", color="#b15928", config=CrossStitchConfig)
+@register(
+    "cross-stitch", label="Cross-Stitch", family="multi-task", color="#b15928", config=CrossStitchConfig, revision=2
+)
 class CrossStitch:
     """One tower for the target, one for the sources; after each layer the towers mix what they found.
 

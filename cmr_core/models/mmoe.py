@@ -50,7 +50,7 @@ def gate(weights: Tensors, own: torch.Tensor, other: torch.Tensor, task: int) ->
     return torch.softmax(apply_pair(weights, f"gate{task}", own, other), dim=-1)
 
 
-@register("mmoe", label="MMoE", family="multi-task", color="#fdbf6f", config=MMoEConfig)
+@register("mmoe", label="MMoE", family="multi-task", color="#fdbf6f", config=MMoEConfig, revision=2)
 class MMoE:
     """Experts that all markets share; the target and the sources each weigh them in their own way.
 

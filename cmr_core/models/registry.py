@@ -34,6 +34,7 @@ class MethodInfo:
     uses_sources: bool
     pretrains: bool  # its result is the backbone that other methods adapt
     combines: bool  # it is made of other methods, which its job names as members
+    revision: int  # runs of another revision had other numbers from the same settings and seed
     doc: str
     summary: str
 
@@ -66,8 +67,13 @@ def register(
     uses_sources: bool = True,
     pretrains: bool = False,
     combines: bool = False,
+    revision: int = 1,
 ) -> Callable[[C], C]:
-    """Class decorator: `Class(config).fit(task, run)` becomes the method `name`."""
+    """Class decorator: `Class(config).fit(task, run)` becomes the method `name`.
+
+    Raise `revision` by one where the same settings and seed come to give other numbers than before: stored runs of
+    earlier revisions then stand beside the new ones, and are never taken for them.
+    """
 
     def add(cls: C) -> C:
         if name in _methods and _methods[name].build.__qualname__ != cls.__qualname__:
@@ -75,7 +81,7 @@ def register(
         doc = inspect.cleandoc(cls.__doc__ or "")
         if not doc:
             raise SpecError(f"Method {name!r} has no docstring; its first line is what analysts read.")
-        facts = (deterministic, uses_sources, pretrains, combines)
+        facts = (deterministic, uses_sources, pretrains, combines, revision)
         _methods[name] = MethodInfo(name, label, family, color, config, cls, *facts, doc, doc.splitlines()[0])
         return cls
 

@@ -65,6 +65,13 @@ def test_members_tell_combinations_apart() -> None:
     assert naming.belonging(other, runs, KNOWN).empty
 
 
+def test_revisions_of_one_method_stand_beside_each_other() -> None:
+    old, new = run("ease", "a") | {"revision": None}, run("ease", "b") | {"revision": 2, "configuration": "new"}
+    frame = pd.DataFrame([old, new]).assign(seed=0, finished_at=pd.Timestamp("2026-01-01"))
+    labels = naming.label_rows(frame, ["de", "jp", "uk"]).set_index("run_id")["label"]
+    assert dict(labels) == {"a": "theirs (revision=1)", "b": "theirs (revision=2)"}
+
+
 def test_a_method_that_is_not_here_keeps_its_runs() -> None:
     strange = run("ease", "a") | {"method": "plugin", "settings": {"depth": 3, "width": 8}}
     runs = pd.DataFrame([strange])

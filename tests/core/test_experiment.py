@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from dataclasses import replace
@@ -23,8 +24,10 @@ from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import Cancelled, DeviceError, SpecError
 from cmr_core.evaluation import evaluate as evaluation
 from cmr_core.evaluation.tables import tables
-from cmr_core.experiment import run, torch_device
+from cmr_core.experiment import member_jobs, run, torch_device
+from cmr_core.models import registry
 from cmr_core.models.base import rebuild
+from cmr_core.models.registry import get
 from cmr_core.spec import JobSpec, parse
 from cmr_core.training.monitor import QuietMonitor
 
@@ -145,6 +148,7 @@ def test_a_single_market_method_does_not_see_the_sources(corpus: Corpus) -> None
         ({"sources": ["de", "yy"]}, "no market 'yy'"),
         ({"method": "no-such"}, "no method 'no-such'"),
         ({"settings": {"no_such": 1}}, "no_such"),
+        ({"revision": 7}, "made for revision 7 of EASE, weighted markets, and revision 1 is installed"),
         ({"sources": []}, "learns from source markets"),
     ],
 )
@@ -153,6 +157,36 @@ def test_nonsense_is_refused_before_any_work(corpus: Corpus, changes: dict[str, 
     with pytest.raises(SpecError, match=words):
         run(job(corpus, **changes), corpus, monitor)
     assert not monitor.progress
+
+
+def test_a_revision_parts_what_was_run_before_from_what_is_run_now(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = job(corpus), job(corpus, revision=2)
+    assert first.fingerprint() != second.fingerprint()
+    assert first.configuration() != second.configuration()
+    assert first.fingerprint() == hashed_without_revision(first)
+    member = {"method": "popularity", "settings": {}}
+    blends = [
+        job(corpus, method="blend", settings={}, members=[member | added, {"method": "ease", "settings": {}}])
+        for added in ({}, {"revision": 1}, {"revision": 2})
+    ]
+    assert blends[0].fingerprint() == blends[1].fingerprint() != blends[2].fingerprint()
+    assert [one.revision for one in member_jobs(blends[2])] == [2, 1]
+    with pytest.raises(SpecError, match="made for revision 2 of Popularity"):
+        run(blends[2], corpus, QuietMonitor())
+    raised = replace(get("ease"), revision=4)
+    monkeypatch.setitem(registry._methods, "ease", raised)
+    path = tmp_path / "job.json"
+    path.write_text(json.dumps({"target": "jp", "method": "ease"}), encoding="utf-8")
+    spec = parse(JobSpec, read_body(path, corpus))
+    assert spec.revision == 4  # a file that names none means the installed one
+    run(spec, corpus, QuietMonitor())
+
+
+def hashed_without_revision(spec: JobSpec) -> str:
+    body = spec.model_dump(mode="json", exclude={"budget", "members", "revision"}) | {"device": "cpu"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def test_a_missing_gpu_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from sqlalchemy import func, select, update
 
 from cmr_core.errors import CmrError, NotFoundError, NotPermittedError, SpecError
 from cmr_core.experiment import member_jobs
+from cmr_core.models import registry
 from cmr_core.spec import JobSpec, StudySpec
 from tests.worker.conftest import ANALYST, tiny_corpus
 from worker.store import runs, studies
@@ -56,6 +58,22 @@ def test_where_each_seed_has_its_own_split_no_seed_is_enough(store: Store, diges
     assert len({job.fingerprint() for job in jobs}) == 4
     assert {(m.method, m.seed) for m in member_jobs(jobs[-1])} == {("popularity", 1), ("ease", 1)}
     assert estimate(store, spec).runs == 4
+
+
+def test_a_study_launched_again_runs_methods_of_a_new_revision_anew(
+    store: Store, digest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blend = {"method": "blend", "members": [{"method": "popularity"}, {"method": "itemknn"}]}
+    spec = study(methods=[{"method": "ease"}, {"method": "popularity"}, blend], targets=["jp"])
+    assert len(launch_study(store, ANALYST, spec).created) == 3
+    monkeypatch.setitem(registry._methods, "ease", replace(registry.get("ease"), revision=2))
+    monkeypatch.setitem(registry._methods, "itemknn", replace(registry.get("itemknn"), revision=2))
+    again = launch_study(store, ANALYST, spec)
+    jobs = {job.method: job for job in expand(spec, get_corpus(store, "tiny"))}
+    assert len(again.created) == 2  # the blend too: a member is another one
+    assert len(again.reused) == 1
+    assert jobs["ease"].revision == 2
+    assert [member.revision for member in jobs["blend"].members] == [1, 2]
 
 
 def test_all_markets_are_targets_unless_named_and_all_others_are_sources(store: Store, digest: str) -> None:

@@ -32,6 +32,7 @@ RUN = (  # columns of a run that naming reads, and pages with it
     RunRow.spec["sources"].label("sources"),
     RunRow.spec["settings"].label("settings"),
     RunRow.spec["members"].label("members"),
+    RunRow.spec["revision"].label("revision"),
     RunRow.finished_at,
 )
 MOST_DIFFERENCES = 2  # settings that a label names
@@ -164,7 +165,10 @@ def _shared(frame: pd.DataFrame) -> pd.Series:
 def _differences(twins: pd.DataFrame) -> dict[str, str]:
     """What to append to the label of each configuration."""
     names = list(twins["configuration"])
-    settings = list(twins["settings"]) if "settings" in twins else [{}]
+    settings: list[Mapping[str, Any]] = list(twins["settings"]) if "settings" in twins else [{}]
+    if "revision" in twins:
+        revisions = [1 if pd.isna(one) else int(one) for one in twins["revision"]]
+        settings = [{**one, "revision": at} for one, at in zip(settings, revisions, strict=True)]
     known = set(settings[0]).intersection(*settings[1:])
     differ = [name for name in settings[0] if name in known and len({repr(one[name]) for one in settings}) > 1]
     said = [", ".join(f"{name}={one[name]}" for name in differ) for one in settings]

@@ -80,6 +80,7 @@ def expand_labelled(spec: StudySpec, corpus: CorpusRow) -> list[Labelled]:
                 target=target,
                 sources=sources,
                 method=info.name,
+                revision=info.revision,
                 settings=settings,
                 members=members,
                 split=protocol.split,
@@ -216,7 +217,7 @@ def _member(member: Member) -> Member:
     info = get(member.method)
     if info.combines:
         raise SpecError(f"{info.label} is a combination itself.", hint="Name its members instead.")
-    return Member(method=info.name, settings=_written_out(info, member.settings))
+    return Member(method=info.name, settings=_written_out(info, member.settings), revision=info.revision)
 
 
 def _written_out(info: MethodInfo, given: Mapping[str, Scalar]) -> dict[str, Scalar]:
