@@ -8,7 +8,6 @@ from app import fields, forms, frame, grids, words
 from cmr_core.errors import CmrError
 from cmr_core.models.registry import MethodInfo, load
 from cmr_core.spec import Member, MethodChoice, StudySpec
-from worker.store.studies import make_label
 
 FIRST_CHOICE = ("popularity", "ease-weighted", "lightgcn-all", "dcmpt")
 FIRST_MEMBERS = ("popularity", "ease-weighted", "lightgcn-all")
@@ -89,7 +88,7 @@ def _members(start: MethodChoice, key: str) -> tuple[Member, ...]:
     offered: dict[str, Member] = {}
     for at, member in enumerate(start.members, start=1):
         if member.method in known:  # a method may take part several times: its settings, or its place, say which it is
-            name = make_label(known[member.method], member.settings)
+            name = known[member.method].named(member.settings)
             offered[f"{name}, member {at}" if name in offered else name] = member
     picked = list(offered) or [known[name].label for name in FIRST_MEMBERS]
     for name, info in known.items():

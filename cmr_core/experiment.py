@@ -145,7 +145,7 @@ def _member(job: JobSpec, split: Split, context: Run, find: Find, at: int) -> Fi
     found = find(job)
     if found is None:
         found = refit(split.task(job.target, job.sources), PrefixedMonitor(context.monitor, f"member {at}: "))
-    return Fitted(info.label, found, refit)
+    return Fitted(info.named(job.settings), found, refit)
 
 
 def torch_device(device: Device) -> str:

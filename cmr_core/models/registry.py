@@ -47,6 +47,12 @@ class MethodInfo:
         """Whether every seed gives the same numbers under the split, so that one is enough."""
         return self.deterministic and not split.each_seed
 
+    def named(self, settings: Mapping[str, Scalar]) -> str:
+        """The label and the settings that differ from the defaults, e.g. `EASE (regularisation=100)`."""
+        defaults = self.config().model_dump(mode="json")
+        changed = [f"{name}={value}" for name, value in settings.items() if defaults.get(name) != value]
+        return self.label + (f" ({', '.join(changed)})" if changed else "")
+
     def create(self, settings: Mapping[str, Scalar]) -> Method:
         """The method, configured."""
         return self.build(self.configure(settings))

@@ -67,7 +67,7 @@ def fit(
 
 
 def _members(split: Split, seed: int, judge: Validator) -> tuple[Fitted, ...]:
-    """What a combining method combines: one member that no seed changes, one that it does."""
+    """What a combining method combines: one member that finds the answer, and one that no seed changes."""
 
     def member(name: str) -> Fitted:
         info = get(name)
@@ -77,7 +77,7 @@ def _members(split: Split, seed: int, judge: Validator) -> tuple[Fitted, ...]:
 
         return Fitted(info.label, refit(split.task(TARGET, SOURCES), QuietMonitor()), refit)
 
-    return member("ease"), member("lightgcn")
+    return member("lightgcn"), member("popularity")
 
 
 class Fits:

@@ -16,7 +16,6 @@ import pandas as pd
 from cmr_core.errors import SpecError
 from cmr_core.models.registry import MethodInfo
 from cmr_core.spec import Member, MethodChoice, Scalar, StudySpec
-from worker.store.studies import make_label
 from worker.store.tables import RunRow
 
 RUN = (  # columns of a run that naming reads, and pages with it
@@ -84,7 +83,7 @@ def configurations(choice: MethodChoice, known: Mapping[str, MethodInfo]) -> lis
         if choice.label is not None:
             label: str | None = f"{choice.label} ({said})" if said else choice.label
         else:
-            label = None if info is None else make_label(info, settings)
+            label = None if info is None else info.named(settings)
         found.append(Configuration(choice.method, point, full, given, choice.members, label))
     return found
 

@@ -168,13 +168,6 @@ def study_spec(row: StudyRow) -> StudySpec:
     return parse(StudySpec, row.spec)
 
 
-def make_label(info: MethodInfo, settings: Mapping[str, Scalar]) -> str:
-    """The method's label and the settings that differ from its defaults, e.g. `EASE (regularisation=100)`."""
-    defaults = info.config().model_dump(mode="json")
-    changed = [f"{name}={value}" for name, value in settings.items() if defaults.get(name) != value]
-    return info.label + (f" ({', '.join(changed)})" if changed else "")
-
-
 def _check_size(spec: StudySpec, corpus: CorpusRow, targets: list[str]) -> None:
     """Counts before anything is built: a few lists of values make more points than memory holds. Raises SpecError."""
     from cmr_core.models.registry import get
@@ -207,7 +200,7 @@ def _configurations(
         given = {**choice.settings, **dict(zip(choice.grid, values, strict=True))}
         settings = _written_out(info, given)
         point = ", ".join(f"{name}={value}" for name, value in zip(choice.grid, values, strict=True))
-        label = make_label(info, settings) if choice.label is None else choice.label
+        label = info.named(settings) if choice.label is None else choice.label
         yield info, f"{choice.label} ({point})" if choice.label and point else label, settings, members
 
 
