@@ -16,7 +16,7 @@ from cmr_core.models.embedding import best_details
 from cmr_core.models.neural import NeuralScorer
 from cmr_core.models.pointwise import Layout, PointwiseConfig, Rows, Steps, bce, count, fit_steps, judge_by
 from cmr_core.models.registry import register
-from cmr_core.models.towers import Noise, Parameters
+from cmr_core.models.towers import SILENT, Noise, Parameters
 from cmr_core.training.monitor import device_kind, shared_key
 
 DEVIATION = 0.02  # of the first item and market vectors where no other one is set
@@ -32,6 +32,11 @@ class ACMRConfig(PointwiseConfig):
     heads: int = Field(8, ge=1, le=64, description="Attention heads per layer; must divide the dimensions")
     length: int = Field(50, ge=1, le=500, description="Items of a user's history at most; more are drawn at random")
     dropout: float = Field(0.1, ge=0, lt=1, description="Share of entries that training hides")
+    inner_dropout: Literal["same"] | None = Field(
+        None,
+        description="Hide entries of attention's weights and between a layer's inner maps too; empty: none, as in the "
+        "paper's equations; same: at the same share (authors' code)",
+    )
     market_embeddings: bool = Field(True, description="Add a vector of the market to every item's")
     explicit_user: bool = Field(True, description="Predict from the mean of the history's outputs too")
     pretrain: Literal["all", "target-only", "without-target"] = Field(
@@ -140,9 +145,9 @@ class Stage:
     ) -> Arrays:
         """Train on the pairs of `views`, judged by the mean validation value of `judges`; `along` as in `fit_steps`."""
         c = self.config
-        reader = Reader(
-            self.histories, c.heads, Noise(c.dropout, generator), with_candidate=c.history_includes_candidate
-        )
+        noise = Noise(c.dropout, generator)
+        inner = noise if c.inner_dropout == "same" else SILENT
+        reader = Reader(self.histories, c.heads, noise, inner, with_candidate=c.history_includes_candidate)
         rows: Rows | FixedRows
         if c.acmr_neg == "static_global":
             rows = FixedRows(self.layout, c.negatives, self.fresh(), views=views)

@@ -161,8 +161,10 @@ class Sized(NamedTuple):
 class Reader:
     """Logits of training batches, with dropout, from live parameters in the rows of a layout."""
 
-    def __init__(self, histories: Histories, heads: int, noise: Noise, *, with_candidate: bool) -> None:
-        self.histories, self.heads, self.noise = histories, heads, noise
+    def __init__(
+        self, histories: Histories, heads: int, noise: Noise, inner: Noise = SILENT, *, with_candidate: bool
+    ) -> None:
+        self.histories, self.heads, self.noise, self.inner = histories, heads, noise, inner
         self.with_candidate = with_candidate  # whether a history holds the positive that it is asked about
 
     def arrange(self, batches: Iterator[Batch], size: int, generator: torch.Generator) -> Iterator[Sized]:
@@ -192,7 +194,7 @@ class Reader:
             read = embed(weights, vectors[past.items], market, self.noise)[:, :, None]
             asked = embed(weights, vectors[batch.item[part].t()], market, self.noise)
             absent = None if past.absent is None else past.absent[:, None]
-            found.append(encode(weights, read, asked, absent, self.heads, self.noise).t())
+            found.append(encode(weights, read, asked, absent, self.heads, self.noise, self.inner).t())
             rows.append(part)
         return found[0] if len(found) == 1 else torch.cat(found)[torch.argsort(torch.cat(rows))]
 
@@ -224,23 +226,24 @@ def encode(
     absent: torch.Tensor | None,
     heads: int,
     noise: Noise = SILENT,
+    inner: Noise = SILENT,
 ) -> torch.Tensor:
     """Logits (X, Y) of histories (d, n, *a) and candidates (d, *b), whose last two axes broadcast to (X, Y); eq. 6-8.
 
     `absent` (n, *a). Without explicit user modelling the last layer is computed for the candidate alone.
     """
     if _on_gpu(history):
-        return encode_rows(weights, history, candidate, absent, heads, noise)
+        return encode_rows(weights, history, candidate, absent, heads, noise, inner)
     size, n = history.shape[:2]
     grid = torch.broadcast_shapes(history.shape[2:], candidate.shape[1:])  # type: ignore[no-untyped-call]
     explicit = weights["output.weight"].shape[1] == 2 * size
     layers = sum(name.endswith(".query.weight") for name in weights)
-    x = apply_first_layer(weights, "layer.0", history, candidate, absent, heads, noise)
+    x = apply_first_layer(weights, "layer.0", history, candidate, absent, heads, noise, inner)
     gone = None if absent is None else absent.expand(n, *grid).reshape(n, -1)
     hidden = None if gone is None else functional.pad(gone, (0, 0, 0, 1))
     for at in range(1, layers):
         alone = not explicit and at == layers - 1
-        x = apply_layer(weights, f"layer.{at}", x, hidden, heads, noise, last_only=alone)
+        x = apply_layer(weights, f"layer.{at}", x, hidden, heads, noise, inner, last_only=alone)
     weight = weights["output.weight"][0]
     logits = weight[-size:] @ x[:, -1] + weights["output.bias"]
     if explicit:
@@ -256,6 +259,7 @@ def encode_rows(
     absent: torch.Tensor | None,
     heads: int,
     noise: Noise = SILENT,
+    inner: Noise = SILENT,
 ) -> torch.Tensor:
     """As `encode`, by few large operations, each over all dimensions of all places, as a GPU wants it.
 
@@ -270,8 +274,8 @@ def encode_rows(
     for at in range(sum(name.endswith(".query.weight") for name in weights)):
         # not torch's fused attention: it reads tiles of 64 places, and a history has some eight
         query, key, value = heads_of(weights, f"layer.{at}", x, heads)
-        mixed = attention(query, key, hidden) @ value
-        x = apply_rest(weights, f"layer.{at}", x, mixed, rate=noise.rate, generator=noise.generator, inside=False)
+        mixed = dropout(attention(query, key, hidden), *inner) @ value
+        x = apply_rest(weights, f"layer.{at}", x, mixed, rate=noise.rate, generator=noise.generator, inside=inner.rate)
     weight = weights["output.weight"][0]
     logits = x[:, -1] @ weight[-size:] + weights["output.bias"]
     if len(weight) == 2 * size:

@@ -3,8 +3,9 @@
 Numbers are laid out as (dimensions, L, B): B sequences of L places. Products with weights then run over all places at
 once, and attention, whose matrices are tiny (9 x 9, and 4 numbers per head), is a few sums over the long last axis;
 torch's own attention treats each head of each sequence by itself and takes five to ten times as long. Same functions
-and same named tensors as in `transformer.py`, except that dropout falls on the outputs of the two sublayers only, as in
-the equations of Hu et al. (2024), and not inside them.
+and same named tensors as in `transformer.py`, except that dropout (`noise`) falls on the outputs of the two sublayers
+only, as in the equations of Hu et al. (2024); inside them, on attention's weights and between the inner maps, where
+`inner` is given too.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any
 
 import torch
 
-from cmr_core.models.towers import SILENT, Noise, dropout
+from cmr_core.models.towers import SILENT, Noise, dropout, kept
 
 Weights = Mapping[str, torch.Tensor]
 EPSILON = 1e-5
@@ -39,6 +40,7 @@ def apply_layer(
     absent: torch.Tensor | None,
     heads: int,
     noise: Noise = SILENT,
+    inner: Noise = SILENT,
     *,
     last_only: bool = False,
 ) -> torch.Tensor:
@@ -48,8 +50,8 @@ def apply_layer(
     """
     own = x[:, -1:] if last_only else x
     joined = _project(weights, f"{name}.{JOINT}", x.reshape(len(x), -1)).view(3, heads, -1, *x.shape[1:])
-    mixed: torch.Tensor = _Attend.apply(joined, absent, last_only)  # type: ignore[no-untyped-call]
-    return _finish(weights, name, own, mixed.reshape(own.shape), noise)
+    mixed: torch.Tensor = _Attend.apply(joined, absent, last_only, inner)  # type: ignore[no-untyped-call]
+    return _finish(weights, name, own, mixed.reshape(own.shape), noise, inner)
 
 
 def apply_first_layer(
@@ -60,12 +62,14 @@ def apply_first_layer(
     absent: torch.Tensor | None,
     heads: int,
     noise: Noise = SILENT,
+    inner: Noise = SILENT,
 ) -> torch.Tensor:
     """As `apply_layer` on sequences that differ in their last place only: shared (d, n, *a) and last (d, *b).
 
     The shapes a and b, of two axes each, broadcast to the sequences (X, Y). The shared places attend to each other once
     for all sequences: adding a place to a softmax moves its mean towards the new value by sigmoid(score - logsumexp
-    of the others). `absent` (n, *a). Returns (d, n + 1, X * Y). O(n X Y d^2), attention O(n X Y d).
+    of the others). Dropout on the weights among the shared places is the same for all sequences, too. `absent` (n, *a).
+    Returns (d, n + 1, X * Y). O(n X Y d^2), attention O(n X Y d).
     """
     size, n = shared.shape[:2]
     grid = torch.broadcast_shapes(shared.shape[2:], last.shape[1:])  # type: ignore[no-untyped-call]
@@ -77,23 +81,26 @@ def apply_first_layer(
     if absent is not None:
         scores = scores.masked_fill(absent, -torch.inf)
         onto = onto.masked_fill(absent, -torch.inf)
-    among = (torch.softmax(scores, 2)[:, None] * value[:, :, None]).sum(3)  # (heads, e, n, *a)
-    gate = torch.sigmoid((query * own_key).sum(1) / root - torch.logsumexp(scores, 2))
-    mixed = torch.lerp(among, own_value, gate[:, None])
+    among = (dropout(torch.softmax(scores, 2), *inner)[:, None] * value[:, :, None]).sum(3)  # (heads, e, n, *a)
+    gate = torch.sigmoid((query * own_key).sum(1) / root - torch.logsumexp(scores, 2))[:, None]
+    factors = kept(gate, *inner)
+    mixed = torch.lerp(among, own_value if factors is None else own_value * factors, gate)
     itself = ((own_query * own_key).sum(1) / root).expand(heads, 1, *grid)
-    share = torch.softmax(torch.cat([onto.expand(heads, n, *grid), itself], 1), 1)[:, None]
+    share = dropout(torch.softmax(torch.cat([onto.expand(heads, n, *grid), itself], 1), 1), *inner)[:, None]
     own_mixed = (share[:, :, :n] * value).sum(2, keepdim=True) + share[:, :, n:] * own_value
     whole = torch.cat([mixed, own_mixed], 2).reshape(size, n + 1, -1)
     x = torch.cat([shared.expand(size, n, *grid), last[:, None].expand(size, 1, *grid)], 1).reshape(size, n + 1, -1)
-    return _finish(weights, name, x, whole, noise)
+    return _finish(weights, name, x, whole, noise, inner)
 
 
-def _finish(weights: Weights, name: str, x: torch.Tensor, mixed: torch.Tensor, noise: Noise) -> torch.Tensor:
+def _finish(
+    weights: Weights, name: str, x: torch.Tensor, mixed: torch.Tensor, noise: Noise, inner: Noise
+) -> torch.Tensor:
     """What follows attention, on (d, L, B) places: its output map, two residual sums with norms, and the inner maps."""
     flat = x.reshape(len(x), -1)
     out = _project(weights, f"{name}.out", mixed.reshape(len(x), -1))
     flat = _norm(weights, f"{name}.norm1", flat + dropout(out, *noise))
-    raised = _project(weights, f"{name}.up", flat).relu_()
+    raised = dropout(_project(weights, f"{name}.up", flat).relu_(), *inner)
     lowered = _project(weights, f"{name}.down", raised)
     return _norm(weights, f"{name}.norm2", flat + dropout(lowered, *noise)).view_as(x)
 
@@ -142,29 +149,34 @@ class _Attend(torch.autograd.Function):
     """Softmax attention (heads, e, L', B) of queries, keys and values, stacked as (3, heads, e, L, B); L' is L or 1."""
 
     @staticmethod
-    def forward(ctx: Any, joined: torch.Tensor, absent: torch.Tensor | None, last_only: bool) -> torch.Tensor:
+    def forward(
+        ctx: Any, joined: torch.Tensor, absent: torch.Tensor | None, last_only: bool, inner: Noise
+    ) -> torch.Tensor:
         query, key, value = joined
         query = (query[:, :, -1:] if last_only else query) * query.shape[1] ** -0.5
         scores = _dots(query, key)
         if absent is not None:
             scores.masked_fill_(absent, -torch.inf)
         share = torch.softmax(scores, 2)
-        ctx.save_for_backward(joined, query, share)
-        return _mean(share, value)
+        factors = kept(share, *inner)
+        ctx.save_for_backward(joined, query, share, factors)
+        return _mean(share if factors is None else share * factors, value)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        joined, query, share = ctx.saved_tensors
+        joined, query, share, factors = ctx.saved_tensors
         _, key, value = joined
         slope = _dots(grad, value)
+        if factors is not None:
+            slope.mul_(factors)
         slope = slope.sub_((slope * share).sum(2, keepdim=True)).mul_(share)
         found = torch.empty_like(joined)
         own = query.shape[2]  # 1 where only the last place asked
         found[0, :, :, :-own] = 0
         found[0, :, :, -own:] = _mean(slope, key).mul_(query.shape[1] ** -0.5)
         found[1] = _mean(slope.transpose(1, 2), query)
-        found[2] = _mean(share.transpose(1, 2), grad)
-        return found, None, None
+        found[2] = _mean((share if factors is None else share * factors).transpose(1, 2), grad)
+        return found, None, None, None
 
 
 def _dots(rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:

@@ -117,17 +117,18 @@ def apply_rest(
     activation: Activation = "relu",
     rate: float = 0.0,
     generator: torch.Generator | None = None,
-    inside: bool = True,
+    inside: float | None = None,
 ) -> torch.Tensor:
     """The second half: places `x` (B, L, d) and what was brought to them, `mixed` (B, heads, L, d / heads).
 
-    A last layer of which only some places are used pays for these only. `inside`: dropout falls on the inner maps too.
+    A last layer of which only some places are used pays for these only. `inside`: dropout between the inner maps,
+    where it is another than `rate`.
     """
     out = apply_linear(weights, f"{name}.out", mixed.transpose(1, 2).flatten(2))
     x = apply_norm(weights, f"{name}.norm1", x + dropout(out, rate, generator))
     raised = apply_linear(weights, f"{name}.up", x)
     raised = functional.gelu(raised) if activation == "gelu" else functional.relu(raised)
-    lowered = apply_linear(weights, f"{name}.down", dropout(raised, rate if inside else 0.0, generator))
+    lowered = apply_linear(weights, f"{name}.down", dropout(raised, rate if inside is None else inside, generator))
     return apply_norm(weights, f"{name}.norm2", x + dropout(lowered, rate, generator))
 
 
