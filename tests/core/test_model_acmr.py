@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cmr_core.errors import SpecError, TrainingError
 from cmr_core.explain.attention import attend_to
 from cmr_core.interfaces import FloatArray, IntArray, MarketView, Run, Task
-from cmr_core.models import acmr_network, neural, transformer
+from cmr_core.models import acmr_network, columns, neural, towers, transformer
 from cmr_core.models.acmr import ACMR, ACMRConfig, Stage
 from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, encode, encode_rows, slots, start
 from cmr_core.models.acmr_rows import FixedRows
@@ -127,8 +127,24 @@ def test_layers_can_start_as_those_of_torch_do() -> None:
             assert torch.equal(value, ours["layer.0." + name.split(".", 2)[2]]), name
 
 
+@pytest.fixture
+def doubled(monkeypatch: pytest.MonkeyPatch) -> Noise:
+    """Noise whose dropout doubles every entry: where it falls shows, and it does not matter who shares a draw."""
+
+    def factors(x: torch.Tensor, rate: float, generator: torch.Generator | None) -> torch.Tensor | None:
+        return None if generator is None or rate == 0 else torch.full_like(x, 2.0)
+
+    monkeypatch.setattr(towers, "kept", factors)
+    monkeypatch.setattr(columns, "kept", factors)
+    return Noise(0.5, torch.Generator())
+
+
+@pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("hidden", [False, True])
-def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(hidden: bool) -> None:
+def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(
+    hidden: bool, noisy: bool, doubled: Noise
+) -> None:
+    noise = doubled if noisy else Noise()
     generator = torch.Generator().manual_seed(4)
     d, heads, n, users, candidates = 8, 2, 5, 3, 4
     weights = {k: v for at in range(2) for k, v in layer(f"l{at}", d, 4 * d, generator).items()}
@@ -140,14 +156,14 @@ def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(hidde
     gone[3:, 0, 1] = hidden
     whole = torch.cat([gone.expand(n, candidates, users), gone.new_zeros(1, candidates, users)]).reshape(n + 1, -1)
     joined = joint(weights)
-    x = apply_first_layer(joined, "l0", shared, last, gone if hidden else None, heads)
-    ours = apply_layer(joined, "l1", x, whole if hidden else None, heads)
+    x = apply_first_layer(joined, "l0", shared, last, gone if hidden else None, heads, noise, noise)
+    ours = apply_layer(joined, "l1", x, whole if hidden else None, heads, noise, noise)
     rows = torch.cat([shared.expand(d, n, candidates, users), last[:, None]], 1).reshape(d, n + 1, -1).permute(2, 1, 0)
     for at in range(2):
-        rows = plain_layer(weights, f"l{at}", rows, whole.t(), heads)
+        rows = plain_layer(weights, f"l{at}", rows, whole.t(), heads, rate=noise.rate, generator=noise.generator)
     theirs = rows.permute(2, 1, 0)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-    only = apply_layer(joined, "l1", x, whole if hidden else None, heads, last_only=True)
+    only = apply_layer(joined, "l1", x, whole if hidden else None, heads, noise, noise, last_only=True)
     torch.testing.assert_close(only, theirs[:, -1:], rtol=1e-4, atol=1e-5)
     upstream = torch.randn(ours.shape, generator=generator) * ~whole
     leaves = [shared, last, *weights.values()]
@@ -159,9 +175,32 @@ def test_layers_in_columns_are_the_plain_layers_and_so_are_their_gradients(hidde
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("last_only", [False, True])
+def test_dropout_on_attention_is_what_autograd_makes_of_it(last_only: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(6)
+    heads, e, n, many = 2, 3, 4, 5
+    joined = torch.randn(3, heads, e, n, many, generator=generator, requires_grad=True)
+    drawn = (torch.rand(heads, 1 if last_only else n, n, many, generator=generator) < 0.5) / 0.5
+    monkeypatch.setattr(columns, "kept", lambda x, rate, generator: drawn)
+    ours = columns._Attend.apply(joined, None, last_only, Noise(0.5, generator))
+    query, key, value = joined
+    scores = torch.einsum("helb,hemb->hlmb", query[:, :, -1:] if last_only else query, key) / e**0.5
+    theirs = torch.einsum("hlmb,hemb->helb", torch.softmax(scores, 2) * drawn, value)
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn(ours.shape, generator=generator)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours * upstream).sum(), joined, retain_graph=True),
+        torch.autograd.grad((theirs * upstream).sum(), joined),
+    )
+
+
+@pytest.mark.parametrize("noisy", [False, True])
 @pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("explicit", [False, True])
-def test_what_a_gpu_computes_is_the_same_and_so_are_its_gradients(hidden: bool, explicit: bool) -> None:
+def test_what_a_gpu_computes_is_the_same_and_so_are_its_gradients(
+    hidden: bool, explicit: bool, noisy: bool, doubled: Noise
+) -> None:
+    noise = doubled if noisy else Noise()
     generator = torch.Generator().manual_seed(5)
     d, n, users, candidates = 8, 5, 3, 4
     found = start(generator, 10, 0, d, 2, explicit_user=explicit, deviation=1.0)
@@ -172,8 +211,8 @@ def test_what_a_gpu_computes_is_the_same_and_so_are_its_gradients(hidden: bool, 
     absent = torch.zeros(n, 1, users, dtype=torch.bool)
     absent[3:, 0, 1] = True
     gone = absent if hidden else None
-    one = encode(joined, history, candidate, gone, 2)
-    other = encode_rows(joined, history, candidate, gone, 2)
+    one = encode(joined, history, candidate, gone, 2, noise, noise)
+    other = encode_rows(joined, history, candidate, gone, 2, noise, noise)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
     upstream = torch.randn(one.shape, generator=generator)
     leaves = [history, candidate, *(value for name, value in weights.items() if name.startswith(("layer", "output")))]
@@ -411,6 +450,7 @@ def test_switches_of_the_authors_code_change_what_is_learned() -> None:
         {"market_embeddings": False},
         {"start_deviation": 1.0},
         {"layer_start": "torch"},
+        {"inner_dropout": "same"},
     ):
         assert not np.array_equal(fit(**change).weights["item.vectors"], plain), change
 
