@@ -181,8 +181,8 @@ class ACMR:
     on all markets, judged by their mean validation value and so shared by all targets, then fine-tuned on the target.
     Departures from the authors' code, each with a setting that goes back: negatives come from the row's own market and
     are drawn anew in every epoch; a positive is taken out of the history that it and its negatives are judged by;
-    vectors start small and layers by Glorot's rule; dropout is 0.1 (theirs 0.3), falls on what a layer's two halves give
-    and not inside them, as in the paper's equations; weight decay is 1e-6 (1e-7); an improvement resets patience;
+    vectors start small and layers by Glorot's rule; dropout is 0.1 (theirs 0.3), falls on what a layer's two halves
+    give and not inside them, as in the paper's equations; weight decay is 1e-6 (1e-7); an improvement resets patience;
     pre-training stops on the mean of the markets and not on the target. Without a setting: a batch holds histories of
     about one length, a pair and its negatives together; fine-tuning begins with new moments of Adam.
     With vectors from N(0, 1) the start of the layers decides: by Glorot's rule the first pass teaches it nothing
