@@ -27,7 +27,7 @@ def paragraphs(info: MethodInfo) -> list[str]:
 def facts(info: MethodInfo) -> Iterator[str]:
     """What decides how it is to be launched and read."""
     if info.combines:
-        yield "It combines the scores of other methods, its members, which run first where they have not yet."
+        yield "It is made of other methods, its members, which run first where they have not yet."
     elif info.uses_sources:
         yield "It learns from the source markets too; a study can choose which."
     else:

@@ -19,7 +19,7 @@ class BestOfConfig(Config):
     "best-of",
     label="Best on validation",
     family="combination",
-    color="#7f8c8d",
+    color="#0077ff",
     config=BestOfConfig,
     combines=True,
 )
@@ -52,7 +52,10 @@ class BestOf:
         found: dict[str, float | str] = {"chosen": names[best], "validation": values[best]}
         found |= {f"validation of {name}": value for name, value in zip(names, values, strict=True)}
         # every fitted method is a frozen dataclass with this field
-        return cast(Recommender, replace(cast(Any, chosen), details={**chosen.details, **found}))
+        return cast(
+            Recommender,
+            replace(cast(Any, chosen), details=found | {k: v for k, v in chosen.details.items() if k not in found}),
+        )
 
 
 def _scoring(member: Fitted) -> Any:
