@@ -196,8 +196,9 @@ class ACMR:
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
     seven markets, by recall@10 below on ca, where training stops by NDCG@10; with events split and the whole catalogue
     its NDCG@10 is above on in alone (one seed; figures: its page and docs/results.md). With its authors' settings and
-    protocol (study acmr-fidelity, three to five seeds) NDCG@10 is within .03 of their table 3 on all seven markets,
-    recall@10 on fr, mx and uk; beside the authors' public logs both are on ca, fr, jp, mx and uk.
+    protocol (one split, layers by Glorot's rule and no dropout inside them, three to five seeds) NDCG@10 is within .03
+    of their table 3 on all seven markets, recall@10 on fr, mx and uk; beside the authors' public logs both are on ca,
+    fr, jp, mx and uk.
     """
 
     def __init__(self, config: ACMRConfig) -> None:
