@@ -84,7 +84,7 @@ def _custom(start: Protocol, lists: Sequence[ListsRow], key: str) -> Protocol:
         with left:
             split |= _more_split(start.split, key)
         with right:
-            evaluation |= _more_evaluation(start.evaluation, key)
+            evaluation |= _more_evaluation(start.evaluation, key, drawn_by_run=split["each_seed"])
     found = parse(Protocol, {"split": split, "evaluation": evaluation})
     st.caption(f"In tables and charts: {found.text()}")
     return found
@@ -135,6 +135,7 @@ def _more_split(start: SplitSpec, key: str) -> dict[str, Any]:
     wide = st.toggle(
         "Items of all markets", start.catalogue == "all", key=f"{key}-catalogue", help=_help(SplitSpec, "catalogue")
     )
+    each = st.toggle("A split per seed", start.each_seed, key=f"{key}-each", help=_help(SplitSpec, "each_seed"))
     return {
         "sources": "full" if full else "train",
         "catalogue": "all" if wide else "market",
@@ -145,20 +146,20 @@ def _more_split(start: SplitSpec, key: str) -> dict[str, Any]:
             "Lowest rating that counts", value=start.min_rating, key=f"{key}-rating", placeholder="All count",
             help=_help(SplitSpec, "min_rating"),
         ),
-        "seed": st.number_input("Seed of the split", 0, 2**31 - 1, start.seed, key=f"{key}-seed"),
-        "each_seed": st.toggle(
-            "A split per seed", start.each_seed, key=f"{key}-each", help=_help(SplitSpec, "each_seed")
-        ),
+        "each_seed": each,
+        "seed": 0 if each else st.number_input("Seed of the split", 0, 2**31 - 1, start.seed, key=f"{key}-seed"),
     }  # fmt: skip
 
 
-def _more_evaluation(start: EvalSpec, key: str) -> dict[str, Any]:
+def _more_evaluation(start: EvalSpec, key: str, *, drawn_by_run: bool) -> dict[str, Any]:
     text = st.text_input("Cutoffs", ", ".join(map(str, start.cutoffs)), key=f"{key}-cutoffs", max_chars=80)
     best = st.text_input(
         "Metric that validation maximises", start.select, key=f"{key}-select", max_chars=20,
         help="One of recall, ndcg, hit, mrr, map and precision, at one of the cutoffs, such as ndcg@10.",
     )  # fmt: skip
-    seed = st.number_input("Seed of the sampled negatives", 0, 2**31 - 1, start.seed, key=f"{key}-draw")
+    seed = 0
+    if not drawn_by_run:  # else the run's seed draws them, as it does the split
+        seed = st.number_input("Seed of the sampled negatives", 0, 2**31 - 1, start.seed, key=f"{key}-draw")
     return {"cutoffs": cutoffs(text), "select": best.strip(), "seed": seed}
 
 

@@ -52,13 +52,16 @@ def read_body(path: Path, corpus: Corpus) -> dict[str, Any]:
         raise SpecError(f"{path} is not a readable JSON file: {error}.") from None
     if not isinstance(body, dict):
         raise SpecError(f"{path} holds no JSON object.", hint='A job looks like {"target": ..., "method": ...}.')
-    return {"corpus": corpus.digest, **_revisions(body), **body}
+    body = {"corpus": corpus.digest} | _with_revision(body)
+    if isinstance(body.get("members"), list):
+        body["members"] = [_with_revision(one) if isinstance(one, dict) else one for one in body["members"]]
+    return body
 
 
-def _revisions(body: Mapping[str, Any]) -> dict[str, int]:
-    """A file that names no revision means the one that is installed."""
+def _with_revision(body: Mapping[str, Any]) -> dict[str, Any]:
+    """A job or member that names no revision means the one that is installed."""
     known = load().get(str(body.get("method")))
-    return {} if known is None else {"revision": known.revision}
+    return dict(body) if known is None else {"revision": known.revision, **body}
 
 
 def metrics_table(spec: JobSpec, outcome: Outcome) -> Table:

@@ -150,6 +150,24 @@ def test_custom_protocol(own: Store, open_page: Open) -> None:
     assert made.spec["evaluation"]["cutoffs"] == [3, 10]
 
 
+def test_a_split_per_seed_runs_every_seed_of_what_draws_nothing(own: Store, open_page: Open) -> None:
+    app = open_page("launch")
+    only(app, "popularity", "uk")
+    app.text_input(key="seeds-new").set_value("0-2").run()
+    app.multiselect(key="protocols-new").set_value(["custom"]).run()
+    app.number_input(key="custom-new-seed").set_value(4).run()
+    assert new_runs(app) == ["1"]
+    app.toggle(key="custom-new-each").set_value(True).run()
+    assert not app.error
+    assert new_runs(app) == ["3"]
+    assert any("a split per seed" in str(caption.value) for caption in app.caption)
+    assert not [box for box in app.number_input if box.key in ("custom-new-seed", "custom-new-draw")]
+    app.button(key="launch").click().run()
+    made = [run for run in list_runs(own) if run.target == "uk" and run.spec["split"].get("each_seed")]
+    assert sorted(run.seed for run in made) == [0, 1, 2]
+    assert len({run.protocol for run in made}) == 1
+
+
 def test_custom_protocol_that_makes_no_sense_is_refused(own: Store, open_page: Open) -> None:
     app = open_page("launch")
     app.multiselect(key="protocols-new").set_value(["custom"]).run()

@@ -182,6 +182,9 @@ def test_a_revision_parts_what_was_run_before_from_what_is_run_now(
     spec = parse(JobSpec, read_body(path, corpus))
     assert spec.revision == 4  # a file that names none means the installed one
     run(spec, corpus, QuietMonitor())
+    members = [{"method": "ease"}, {"method": "popularity"}, {"method": "ease", "revision": 3}]
+    path.write_text(json.dumps({"target": "jp", "method": "blend", "members": members}), encoding="utf-8")
+    assert [one.revision for one in parse(JobSpec, read_body(path, corpus)).members] == [4, 1, 3]
 
 
 def hashed_without_revision(spec: JobSpec) -> str:
