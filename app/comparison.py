@@ -13,6 +13,7 @@ from cmr_core.evaluation.compare import adjust, against, bootstrap, over_seeds
 from cmr_core.published import Published
 
 SIMPLE = ("reference", "single-market")
+POPULARITY = "popularity"  # a method that learns and stays below it has learned nothing of use
 STRONGEST = "strongest"  # the reference that may be another method in each market
 RESAMPLES = 2000
 CELL = ["label", "method", "target", "mean", "low", "high", "n", "seeds", "date"]
@@ -138,7 +139,10 @@ def _reference(cells: pd.DataFrame, families: Mapping[str, str], reference: str)
 
 
 def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The table as text, and beside it each cell's style ("best", "second" or ""). Rows methods, columns markets.
+    """The table as text, and beside it each cell's style. Rows methods, columns markets.
+
+    Styles: "best", "second" or "", and "below" or "second below" for means below the market's popularity, where that
+    has run.
 
     ▲ and ▼: better or worse than the market's reference, Holm-corrected p < 0.05. The last column is the mean over
     markets, for methods that have all of them; it is not marked, as a small market with few users counts as
@@ -148,6 +152,7 @@ def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
     rows, columns = list(comparison.labels), comparison.targets
     text = pd.DataFrame("—", index=rows, columns=[*columns, "mean"])
     style = pd.DataFrame("", index=rows, columns=[*columns, "mean"])
+    popular = cells[cells["method"] == POPULARITY].groupby("target")["mean"].max()
     references = dict(zip(cells["target"], cells.groupby("target")["reference"].transform("first"), strict=True))
     for cell in cells.to_dict("records"):
         label, target, half = str(cell["label"]), str(cell["target"]), (cell["high"] - cell["low"]) / 2
@@ -155,7 +160,9 @@ def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:
         if cell["significant"]:
             mark = " ▲" if cell["difference"] > 0 else " ▼"
         text.at[label, target] = f"{cell['mean']:.4f} ± {half:.4f}{mark}"
-        style.at[label, target] = {1: "best", 2: "second"}.get(int(cell["place"]), "")
+        weak = cell["mean"] < popular.get(target, -np.inf)
+        place = {1: "best", 2: "second"}.get(int(cell["place"]), "")
+        style.at[label, target] = f"{place} below".strip() if weak else place
     means = cells.pivot(index="label", columns="target", values="mean").reindex(rows).dropna().mean(axis=1)
     text.loc[means.index, "mean"] = means.map("{:.4f}".format)
     few, many = (cells.groupby("label")["seeds"].agg(how).reindex(rows).astype(int) for how in ("min", "max"))

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import pandas as pd
+import yaml
 
+from app import comparison
 from app.forms import Field, fields
 from cmr_core.models.registry import MethodInfo
 
-POPULARITY, BEST = "popularity", "Best of the market"
+BEST = "Best of the market"
 
 
 def overview(methods: Iterable[MethodInfo]) -> pd.DataFrame:
@@ -41,9 +43,20 @@ def facts(info: MethodInfo) -> Iterator[str]:
 
 
 def settings(info: MethodInfo) -> pd.DataFrame:
-    """One row per setting: its name in study files, default, what is allowed, and what it does."""
-    rows = [(field.name, _value(field.default), _allowed(field), field.help) for field in fields(info.config)]
-    return pd.DataFrame(rows, columns=["Setting", "Default", "Allowed", "What it does"])
+    """One row per setting: name in study files, default, what was published where that differs, limits, meaning."""
+    known = info.published
+    rows = [
+        (field.name, _value(field.default), _value(known[field.name]) if field.name in known else "", _allowed(field),
+         field.help)
+        for field in fields(info.config)
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["Setting", "Default", "Published", "Allowed", "What it does"])
+
+
+def as_published(info: MethodInfo) -> str:
+    """The lines of a study file that ask for the method with what was published in place of our defaults."""
+    method = {"method": info.name, "label": f"{info.label}, as published", "settings": dict(info.published)}
+    return yaml.safe_dump([method], sort_keys=False, allow_unicode=True)
 
 
 def standing(cells: pd.DataFrame, method: str) -> pd.DataFrame:
@@ -52,10 +65,10 @@ def standing(cells: pd.DataFrame, method: str) -> pd.DataFrame:
     `cells` as `comparison.means` gives them. Columns: label (the market), series, value, n, holder (whose value it is).
     """
     best = cells.loc[cells.groupby("target")["mean"].idxmax()].assign(series=BEST)
-    base = cells[cells["method"] == POPULARITY]
+    base = cells[cells["method"] == comparison.POPULARITY]
     mine = cells[cells["method"] == method]
     parts = [mine.assign(series=mine["label"]), best]
-    if method != POPULARITY:
+    if method != comparison.POPULARITY:
         parts.insert(1, base.assign(series=base["label"]))
     joined = pd.concat(parts, ignore_index=True)
     shown = joined[joined["target"].isin(mine["target"])].rename(columns={"label": "holder", "mean": "value"})

@@ -18,6 +18,8 @@ from worker.store.session import Store
 STYLES = {
     "best": "font-weight: 700",
     "second": "box-shadow: inset 0 -2px 0 currentColor",  # text in cells of st.table cannot be underlined
+    "below": "opacity: 0.5",
+    "second below": "opacity: 0.5; box-shadow: inset 0 -2px 0 currentColor",
     "paper": "opacity: 0.75; font-style: italic",
     "": "",
 }
@@ -74,9 +76,9 @@ def table(view: View) -> None:
     text, style = comparison.grid(view.table)
     grid(text, style)
     view.caption(
-        ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or "
-        "worse than the market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, "
-        f"p < 0.05. {about_rows(view.table.labels)}"
+        f". Mean ± half of the 95 % bootstrap interval over users. {legend(style)} ▲ ▼: better or worse than the "
+        "market's reference (ref), paired Wilcoxon test over users, Holm-corrected over the table, p < 0.05. "
+        f"{about_rows(view.table.labels)}"
     )
     notes = [f"{view.title}, {view.text}", view.table.note(), f"protocol {view.protocol}"]
     name = f"{view.metric.replace('@', '-at-')}-{view.protocol[:8]}"
@@ -85,6 +87,12 @@ def table(view: View) -> None:
         st.download_button("CSV", rows, f"{name}.csv", "text/csv", on_click="ignore")
         st.download_button("LaTeX", _latex(view, text, style, notes), f"{name}.tex", "text/plain", on_click="ignore")
         st.caption("Charts are saved as PNG with the camera above each of them.")
+
+
+def legend(style: pd.DataFrame) -> str:
+    """What the cells' styles mean, those that the table has."""
+    faint = ", faint: below *Popularity*" if style.isin(["below", "second below"]).to_numpy().any() else ""
+    return f"**Bold**: best, underlined: second{faint}."
 
 
 def about_rows(labels: Iterable[str]) -> str:
@@ -255,10 +263,11 @@ def beyond(view: View, store: Store) -> None:
 
 
 def _latex(view: View, text: pd.DataFrame, style: pd.DataFrame, notes: list[str]) -> str:
-    around = {"best": "**", "second": "__", "": ""}
+    around = {"best": "**", "second": "__", "second below": "__"}
     rows = []
     for label in text.index:
-        cells = [around[s] + t + around[s] for t, s in zip(text.loc[label], style.loc[label], strict=True)]
+        marks = [around.get(name, "") for name in style.loc[label]]
+        cells = [mark + cell + mark for cell, mark in zip(text.loc[label], marks, strict=True)]
         rows.append([str(label), *cells])
     caption = f"{view.title}. {view.text}. {view.table.note()}."
     return exports.booktabs(["", *text.columns], rows, caption=caption, notes=notes)

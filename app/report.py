@@ -36,7 +36,6 @@ MARK = "<!-- What follows is written by `python -m app.report`. -->"
 METRICS = ("ndcg@10", "recall@10")
 KEY = ["protocol", "metric", "label", "target"]
 COST = ["seconds", "processor_seconds", "updated"]
-POPULARITY = "popularity"
 FEWEST = 3  # methods between which an order says anything
 
 
@@ -176,7 +175,7 @@ def below_popularity(lines: pd.DataFrame) -> str:
     parts = []
     for target in largest:
         mine = lines[lines["target"] == target].sort_values("mean", ascending=False)
-        base = mine[mine["method"] == POPULARITY]["mean"]
+        base = mine[mine["method"] == comparison.POPULARITY]["mean"]
         learns = mine["method"].map(families) != "reference"
         if len(base):
             below = mine[learns & (mine["mean"] < base.iloc[0])]

@@ -13,9 +13,8 @@ from cmr_core.published import PROTOCOLS, load
 from worker.store.session import Store
 
 MARKS = (
-    ". Mean ± half of the 95 % bootstrap interval over users. **Bold**: best, underlined: second. ▲ ▼: better or worse "
-    "than the market's strongest single-market method (ref), paired Wilcoxon test over users, Holm-corrected over the "
-    "table, p < 0.05. "
+    ". Mean ± half of the 95 % bootstrap interval over users. {legend} ▲ ▼: better or worse than the market's "
+    "strongest single-market method (ref), paired Wilcoxon test over users, Holm-corrected over the table, p < 0.05. "
 )
 
 
@@ -32,7 +31,8 @@ def draw(view: View, store: Store) -> None:
         text, style = beside(text, style, _pairs(view, runs, theirs), theirs)
     panels.grid(text, style)
     shared.partial(view.wanted())
-    shared.caption(view, runs, MARKS + panels.about_rows(found.labels) + _source(view, theirs))
+    marks = MARKS.format(legend=panels.legend(style))
+    shared.caption(view, runs, marks + panels.about_rows(found.labels) + _source(view, theirs))
     notes = [f"{view.title}, {view.text}", found.note(), f"study {view.spec.name} {view.study_id}"]
     rows = exports.csv(comparison.export_rows(found, view.text), notes)
     st.download_button("CSV", rows, f"{view.spec.name}-table.csv", "text/csv", on_click="ignore", key="table-csv")

@@ -89,8 +89,17 @@ def _settings(info: MethodInfo) -> None:
     if table.empty:
         st.caption("This method has none.")
         return
+    if not info.published:
+        table = table.drop(columns="Published")
     wide = st.column_config.TextColumn(width="large")
     st.dataframe(table, hide_index=True, column_config={"What it does": wide})
+    if not info.published:
+        return
+    st.caption(
+        "Published: what its paper or the authors' code has, as far as that is known, where our default differs."
+    )
+    with st.expander("With the published settings, for a study file"):
+        st.code(describing_methods.as_published(info), language="yaml")
 
 
 frame.show(body)

@@ -189,6 +189,7 @@ def hide(present: torch.Tensor, share: float, last_only: float, generator: torch
     color="#fb9a99",
     config=Bert4RecConfig,
     uses_sources=False,
+    published={"epochs": 200, "popular_start": False},
 )
 class Bert4Rec:
     """Guesses hidden items of a history from its other items, learned from the target market alone.
@@ -196,16 +197,16 @@ class Bert4Rec:
     BERT4Rec (Sun et al., CIKM 2019): a transformer reads the history from both sides; a hidden place is appended to ask
     for the next item, and scores are inner products with the item vectors that are read, plus a bias. Departures: no
     warm-up of the step size, biases begin at popularity (`popular_start`), item vectors with deviation 0.1 (0.02, as
-    published, learned little on small markets).
+    published, learned little on small markets), and a batch is counted in training pairs; fewer passes, of `copies`.
 
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
-    seven markets, by recall@10 below on ca and jp, where training stops by NDCG@10 (one seed; figures: its page and
+    seven markets, by recall@10 below on ca and jp, where training stops by NDCG@10 (three seeds; figures: its page and
     docs/results.md). Tried on jp's validation, by NDCG@10: dropout 0.5 (0.285 instead of 0.342), no popular start
     with dropout 0.4 (0.339), a fifth hidden with dropout 0.4 (0.333), and, with items at 0.02, weights from N(0, 0.02)
     and a step size of 5e-3 (neither learned).
 
     Memory: (items + network) x 3 with Adam, and hidden places of a step x items for the softmax, which costs an epoch
-    copies * masked * pairs * items * D.
+    copies * masked * pairs * items * D; the layers cost it copies * pairs * layers * 12 D².
     """
 
     def __init__(self, config: Bert4RecConfig) -> None:
@@ -223,6 +224,7 @@ class Bert4Rec:
     family="cross-market",
     color="#e31a1c",
     config=Bert4RecAllConfig,
+    published={"epochs": 200, "popular_start": False, "softmax": "vocabulary"},
 )
 class Bert4RecAll:
     """Guesses hidden items of a history from its other items, learned from the histories of all markets.
@@ -233,7 +235,10 @@ class Bert4RecAll:
 
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
     markets but jp, by recall@10 below on five, ca and uk among them, where training stops by NDCG@10; it is above the
-    form that learns from the target alone on none (one seed; figures: its page and docs/results.md).
+    form that learns from the target alone on none (three seeds; figures: its page and docs/results.md).
+
+    Memory and cost of an epoch: as `bert4rec`, with the items and pairs of all markets; in the softmax, the items of a
+    history's market or, with `vocabulary`, of all.
     """
 
     def __init__(self, config: Bert4RecAllConfig) -> None:

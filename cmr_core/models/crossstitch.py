@@ -54,6 +54,7 @@ class CrossStitch:
     of users and items are shared, towers 2d-128-64-32-1. Memory: (U + I) d, three times for Adam. An epoch costs, for
     each pair, as many passes of a tower as there are tasks.
     An item has one row for all markets; a row per market, averaged, cannot be chosen.
+
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
     seven markets; by recall@10 it is below on ca, in and jp (three seeds, two on ca; figures: its page and
     docs/results.md). Step size and weight decay were chosen on ca's validation by NDCG@10; with 1e-3 and 1e-6 it was

@@ -24,7 +24,21 @@ from cmr_core.models.teachers import Teacher, fit_teacher
 Details = dict[str, float | str]
 
 
-@register("dcmpt", label="DCMPT", family="cross-market", color="#d62728", config=DCMPTConfig)
+@register(
+    "dcmpt",
+    label="DCMPT",
+    family="cross-market",
+    color="#d62728",
+    config=DCMPTConfig,
+    published={
+        "learning_rate": 1e-4,
+        "paper_batch": True,
+        "teacher_learning_rate": 1e-3,
+        "teacher_l2": 1e-6,
+        "backbone_learning_rate": 1e-3,
+        "backbone_l2": 1e-6,
+    },
+)
 class DCMPT:
     """Adapts a frozen cross-market LightGCN to one market by a few prompt vectors, taught by a model of that market.
 
@@ -35,6 +49,7 @@ class DCMPT:
 
     The network is linear in its features, so a step propagates N x M attention weights, not N x D features; that
     would not hold with dropout on edges or a non-linearity between layers, and there is neither.
+
     Memory: backbone and teacher, the target's N x D features, and about four matrices of users_per_step x items.
     """
 

@@ -56,6 +56,7 @@ class EASE:
     Steck, "Embarrassingly Shallow Autoencoders for Sparse Data", WWW 2019. Closed form, no epochs.
     Cost: one inversion, n³ operations for n items at most; on sparse markets a tenth of it (about 1 s for 5,735 items
     on one core); with `tune` six or seven of them. Memory: 16 n² bytes while solving, 4 n² bytes kept.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where settings are chosen by NDCG@10.
     """
@@ -82,6 +83,7 @@ class WeightedEASE:
     Inverts X_t'X_t + sum of w_m X_m'X_m over the items that the target sells; users are scored by their
     target history. Cost: one inversion per candidate, n³ operations for n items at most; with `tune` about
     10 + 2 per source. Memory: 16 n² bytes while solving, 8 n² bytes kept during the search.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where settings are chosen by NDCG@10.
     """

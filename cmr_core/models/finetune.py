@@ -41,6 +41,7 @@ class Finetune:
 
     Full fine-tuning of layer 0 of a LightGCN trained on all markets (the comparison of Zhang et al., AAAI 2026); the
     vectors of everybody else stay as they are. Validation chooses the epoch, and no step at all is a choice.
+
     Memory: the backbone, and the target's rows twice for Adam. An epoch: the target's pairs / `batch_size` steps,
     each 2 * layers sparse products of the chosen graph with its vectors, its pairs x D operations apiece.
     """

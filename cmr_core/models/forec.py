@@ -12,7 +12,7 @@ from cmr_core.interfaces import Arrays, ParameterCount, Recommender, Run, Task
 from cmr_core.models.embedding import best_details
 from cmr_core.models.maml import MetaConfig, meta_trained
 from cmr_core.models.ncf import mlp_hidden, vectors
-from cmr_core.models.ncf_training import Plan, Scope
+from cmr_core.models.ncf_training import FOREC_CODE, Plan, Scope
 from cmr_core.models.neural import NeuralScorer, Tensors, network
 from cmr_core.models.pointwise import Batch, Layout, Rows, Steps, bce, count, cut, fit_steps, judge_by
 from cmr_core.models.registry import register
@@ -57,7 +57,14 @@ def forec(weights: Tensors, user: torch.Tensor, item: torch.Tensor) -> torch.Ten
     return apply_linear(weights, "out", apply_tower(weights, "head", joined)).squeeze(-1)
 
 
-@register("forec", label="FOREC", family="cross-market", color="#c25100", config=FORECConfig)
+@register(
+    "forec",
+    label="FOREC",
+    family="cross-market",
+    color="#c25100",
+    config=FORECConfig,
+    published=FOREC_CODE | {"learning_rate": 0.01, "pretrain": True, "meta_learning_rate": 0.01, "meta_batch": 20},
+)
 class FOREC:
     """NeuMF meta-trained on all markets, then forked: the target trains the upper layers and a head of its own.
 
@@ -65,7 +72,9 @@ class FOREC:
     frozen, with a head of two layers before the output: 3,833 parameters trained at d = 8 and 64 units. All targets
     share the first two stages. Beyond the paper, validation chooses the epoch of each stage; negatives avoid training
     pairs only. By default NeuMF begins from random vectors; published is GMF, then MLP, then both joined (`pretrain`).
+
     Memory: NeuMF's. An epoch of the fork: some 5,000 products for each pair and negative at d = 8.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where training stops by NDCG@10 and settings were chosen by it.
     """

@@ -62,6 +62,7 @@ class IALS:
     2022: sum over seen pairs of (1 - s)^2 + alpha_0 * sum over all pairs of s^2 + lambda * sum over users of
     (n_u + alpha_0 I)^nu |p_u|^2, and items alike. Cost of a sweep: pairs x D^2 + (users + items) x D^3 / 3, a fraction
     of a second; with `tune` some six such trainings. Memory: (users + items) x D, and some 50 MiB at work.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where settings are chosen by NDCG@10.
     """

@@ -146,6 +146,7 @@ def market_nodes(view: MarketView) -> tuple[IntArray, IntArray]:
     color="#4c78a8",
     config=TeacherConfig,
     uses_sources=False,
+    published={"teacher_learning_rate": 1e-3, "teacher_l2": 1e-4, "teacher_epochs": 1000},
 )
 class LightGCN:
     """Graph neighbours of the target market alone, without any other market.
@@ -180,13 +181,16 @@ class LightGCN:
     color="#72b7b2",
     config=BackboneConfig,
     pretrains=True,
+    published={"backbone_learning_rate": 1e-3, "backbone_l2": 1e-4, "backbone_batch": 2048, "backbone_epochs": 1000},
 )
 class LightGCNAll:
     """Graph neighbours of all markets together; items are shared, users are not. The backbone of other methods.
 
     LightGCN (He et al., SIGIR 2020) on the union of the markets' graphs, negatives from each row's own market.
+
     Memory: (users + items of all markets) x D, twice for Adam. An epoch: pairs / `backbone_batch` steps, each 2 *
     layers sparse products of the graph with the vectors, pairs x D operations apiece, and Adam on all vectors.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where training stops by NDCG@10 and settings were chosen by it.
     """

@@ -11,7 +11,7 @@ from pydantic import Field
 from cmr_core.interfaces import Arrays, MarketView, ParameterCount, Recommender, Run, Task
 from cmr_core.models.embedding import best_details
 from cmr_core.models.ncf import neumf
-from cmr_core.models.ncf_training import OrderConfig, Plan, Scope, TowerConfig, trained
+from cmr_core.models.ncf_training import FOREC_CODE, OrderConfig, Plan, Scope, TowerConfig, trained
 from cmr_core.models.neural import NeuralScorer, Tensors
 from cmr_core.models.pointwise import Batch, Layout, Rows, Steps, bce, count, cut, fit_steps, judge_by
 from cmr_core.models.registry import register
@@ -83,7 +83,14 @@ class MAMLConfig(MetaConfig):
         return super().meta().model_copy(update={"serving_steps": self.serving_steps})
 
 
-@register("maml", label="MAML", family="cross-market", color="#ff7f0e", config=MAMLConfig)
+@register(
+    "maml",
+    label="MAML",
+    family="cross-market",
+    color="#ff7f0e",
+    config=MAMLConfig,
+    published=FOREC_CODE | {"learning_rate": 0.01, "pretrain": True, "meta_learning_rate": 0.01, "meta_batch": 20},
+)
 class MAML:
     """NeuMF on all markets, trained so that one step on a market's own pairs adapts it to that market.
 
@@ -93,7 +100,9 @@ class MAML:
     the mean of the parameters after each of several. All targets share the training. With the defaults, validation
     kept the start (NeuMF on all markets) in the one seed that was tried, so only the step at the end adapts. By default
     NeuMF begins from random vectors; published is GMF, then MLP, then both joined (`pretrain`). Memory:
-    NeuMF's. A step: about six times NeuMF's on the same examples, half of them a support.
+    NeuMF's. A step: about six times NeuMF's on the same examples, half of them a support; an epoch reads the
+    largest market's pairs once, and as many of every other market's.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where training stops by NDCG@10 and settings were chosen by it.
     """

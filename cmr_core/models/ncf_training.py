@@ -35,7 +35,7 @@ from cmr_core.models.pointwise import (
 )
 from cmr_core.models.registry import Config
 from cmr_core.models.towers import Parameters
-from cmr_core.spec import Frozen
+from cmr_core.spec import Frozen, Scalar
 from cmr_core.training.checkpoint import Trainable
 from cmr_core.training.monitor import device_kind, shared_key
 from cmr_core.training.table_adam import TableAdam
@@ -65,6 +65,10 @@ class Plan(Frozen):
 
     def _one(self) -> MarketVectors:
         return "none" if self.market_vectors == "none" else "one"
+
+
+# settings that FOREC's code trains these networks with, beside the step size
+FOREC_CODE: dict[str, Scalar] = {"dimensions": 8, "weight_decay": 1e-7, "batch_size": 1024, "epochs": 25}
 
 
 class GMFConfig(PointwiseConfig):

@@ -50,6 +50,7 @@ class Ranker:
     training pairs. Winners of the WSDM Cup 2022 on this kind of data did so. The others are drawn uniformly: were they
     the members' favourites, a held-back item that no member favours would teach the trees that low scores are good.
     Validation rows decide nothing here but what they decide in the members. Cost: the members once more, and the trees.
+
     Memory: users x candidates x (2 members + 2).
     """
 

@@ -7,6 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar
 
 from cmr_core.errors import SpecError
@@ -35,6 +36,7 @@ class MethodInfo:
     pretrains: bool  # its result is the backbone that other methods adapt
     combines: bool  # it is made of other methods, which its job names as members
     revision: int  # runs of another revision had other numbers from the same settings and seed
+    published: Mapping[str, Scalar]  # what its paper, or its authors' code, has where our defaults differ
     doc: str
     summary: str
 
@@ -74,11 +76,13 @@ def register(
     pretrains: bool = False,
     combines: bool = False,
     revision: int = 1,
+    published: Mapping[str, Scalar] = MappingProxyType({}),
 ) -> Callable[[C], C]:
     """Class decorator: `Class(config).fit(task, run)` becomes the method `name`.
 
     Raise `revision` by one where the same settings and seed come to give other numbers than before: stored runs of
-    earlier revisions then stand beside the new ones, and are never taken for them.
+    earlier revisions then stand beside the new ones, and are never taken for them. `published`: settings of the paper
+    or of its authors' code, as far as they are known and there is such a setting, where the defaults are others.
     """
 
     def add(cls: C) -> C:
@@ -87,7 +91,7 @@ def register(
         doc = inspect.cleandoc(cls.__doc__ or "")
         if not doc:
             raise SpecError(f"Method {name!r} has no docstring; its first line is what analysts read.")
-        facts = (deterministic, uses_sources, pretrains, combines, revision)
+        facts = (deterministic, uses_sources, pretrains, combines, revision, published)
         _methods[name] = MethodInfo(name, label, family, color, config, cls, *facts, doc, doc.splitlines()[0])
         return cls
 

@@ -52,6 +52,7 @@ class UltraGCNConfig(Config):
     color="#7570b3",
     config=UltraGCNConfig,
     uses_sources=False,
+    published={"learning_rate": 1e-3},
 )
 class UltraGCN:
     """Vectors of the target market's users and items, with weights that stand for endless propagation on the graph.

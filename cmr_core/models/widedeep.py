@@ -115,8 +115,10 @@ class WideDeep:
     candidate (262,144 buckets), and a tower 2d-128-64-32-1. `wide_l2` decays the wide weights of users and items; the
     memorised pairs have `weight_decay` alone. Of a history longer than 50 the latest items are crossed; where the cut
     falls among items of one day, those with lower numbers stay: the order of a day is not drawn.
+
     Memory: (U + I)(d + 1) + 2^18, three times for Adam. An epoch: for each pair and each negative 128 d + 10,300
     products and up to 50 crosses, and Adam on all tables and buckets at every step.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where training stops by NDCG@10 and settings were chosen by it.
     """
@@ -141,6 +143,7 @@ class WideDeepAll:
 
     As `wide-deep`, with negatives from each pair's own market; targets share one model, judged by the mean validation
     metric. Memory and an epoch as there, for the users, items and pairs of all markets.
+
     By recall@10 under leave-one-out with sampled-market candidates it is below popularity on ca (XMarket electronics),
     where training stops by NDCG@10 and settings were chosen by it.
     """

@@ -82,6 +82,16 @@ def test_grid_marks_best_second_better_and_worse(table: Comparison) -> None:
     assert set(style["mean"]) == {""}
 
 
+def test_what_stays_below_popularity_is_faint() -> None:
+    cells = compare(results(), "ndcg@10", per_user, FAMILIES).cells
+    named = cells.assign(method=cells["method"].replace("pop", comparison.POPULARITY))
+    assert list(comparison.grid(Comparison("ndcg@10", named))[1]["de"]) == ["best", "second", "below"]
+    top = named[named["label"] != "CROSS"].assign(place=lambda rows: rows["place"] - 1)
+    assert list(comparison.grid(Comparison("ndcg@10", top))[1]["de"]) == ["best", "second below"]
+    above = named.assign(mean=named["mean"].where(named["label"] != "POP", 0.1))
+    assert list(comparison.grid(Comparison("ndcg@10", above))[1]["de"]) == ["best", "second", ""]
+
+
 def test_rows_of_different_numbers_of_seeds_say_so() -> None:
     runs = results()
     alike = compare(runs[runs["seed"] == 0], "ndcg@10", per_user, FAMILIES)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import yaml
 
 from app import describing_methods as describing
 from app.forms import fields
 from cmr_core.models.registry import load
+from cmr_core.spec import MethodChoice, parse
 
 METHODS = load()
 
@@ -21,6 +23,16 @@ def test_every_method_can_be_described(name: str) -> None:
     assert (describing.settings(info)["What it does"] != "").all()
     assert (describing.settings(info)["Allowed"] != "").all()
     assert any("other methods" in fact or "market" in fact for fact in describing.facts(info))
+
+
+@pytest.mark.parametrize("name", [name for name, info in METHODS.items() if info.published])
+def test_the_lines_for_a_study_file_ask_for_what_was_published(name: str) -> None:
+    info = METHODS[name]
+    (method,) = yaml.safe_load(describing.as_published(info))
+    assert parse(MethodChoice, method).settings == dict(info.published)
+    table = describing.settings(info).set_index("Setting")
+    assert set(table.index[table["Published"] != ""]) == set(info.published)
+    assert (table["Published"] != table["Default"]).all()
 
 
 def test_all_methods_have_a_line() -> None:

@@ -122,6 +122,13 @@ def test_an_unknown_setting_is_refused_by_name(info: MethodInfo) -> None:
 
 
 @every_method
+def test_what_was_published_can_be_asked_for_and_is_not_the_default(info: MethodInfo) -> None:
+    configured = info.configure(info.published).model_dump(mode="json")
+    defaults = info.config().model_dump(mode="json")
+    assert {name for name in configured if configured[name] != defaults[name]} == set(info.published)
+
+
+@every_method
 def test_the_test_part_never_matters(info: MethodInfo, fits: Fits) -> None:
     assert_same(fit(info, shifted(fits.split, "test")), fits.get(info)[0])
 

@@ -46,6 +46,12 @@ def test_xmarket_compares_every_method() -> None:
     assert {choice.method for choice in find_study_file("xmarket").methods} == set(load())
 
 
+def test_acmr_is_held_to_its_table_with_what_its_authors_published() -> None:
+    asked = next(choice for choice in find_study_file("acmr-fidelity").methods if choice.method == "acmr")
+    info = load()["acmr"]
+    assert info.configure(asked.settings) == info.configure(info.published)
+
+
 def test_studies_of_figures_launch_no_run_twice() -> None:
     specs = {study.name: study.spec for study in ALL}
 
