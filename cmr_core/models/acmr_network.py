@@ -176,10 +176,6 @@ class Reader:
                 part = Batch(*(array[parts[at]] for array in batch))
                 yield Sized(*part, _width(count[parts[at]]))
 
-    def sized(self, batch: Batch) -> Sized:
-        """The batch, and how wide it is."""
-        return Sized(*batch, _width(self._count(batch)[0]))
-
     def logits(self, weights: Tensors, batch: Sized) -> torch.Tensor:
         """(P, 1 + k). All candidates of a row see the same history, which goes through the first layer once."""
         history, nothing = self.histories, len(weights["item.vectors"])

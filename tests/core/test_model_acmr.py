@@ -16,7 +16,7 @@ from cmr_core.explain.attention import attend_to
 from cmr_core.interfaces import FloatArray, IntArray, MarketView, Run, Task
 from cmr_core.models import acmr_network, columns, neural, towers, transformer
 from cmr_core.models.acmr import ACMR, ACMRConfig, Stage
-from cmr_core.models.acmr_network import NAME, Histories, Reader, by_length, encode, encode_rows, slots, start
+from cmr_core.models.acmr_network import NAME, Histories, Reader, Sized, by_length, encode, encode_rows, slots, start
 from cmr_core.models.acmr_rows import FixedRows
 from cmr_core.models.columns import apply_first_layer, apply_layer, joint
 from cmr_core.models.neural import NeuralScorer, score_pairs
@@ -238,8 +238,7 @@ def test_a_step_on_a_gpu_is_the_same_and_can_be_recorded(monkeypatch: pytest.Mon
     weights = rough(start(generator, layout.n_items, 1, 8, 2, explicit_user=True, deviation=0.02))
     histories = Histories.of(layout, 50, generator)
     silent, noisy = (Reader(histories, 2, Noise(rate, generator), with_candidate=False) for rate in (0.0, 0.5))
-    batch = silent.sized(next(Rows(layout, 3, "cpu").batches(400, generator)))
-    assert batch.width == 28  # 29 items at most, one of them left out
+    batch = Sized(*next(Rows(layout, 3, "cpu").batches(400, generator)), width=28)  # 29 items less the one left out
     grouped = silent.logits(weights, batch)
     monkeypatch.setattr(acmr_network, "_on_gpu", lambda near: True)
     torch.testing.assert_close(silent.logits(weights, batch), grouped, rtol=1e-3, atol=1e-4)
@@ -289,7 +288,7 @@ def test_in_training_a_history_leaves_out_its_positive_unless_it_is_asked_to_kee
     weights = rough(start(generator, layout.n_items, 4, 8, 2, explicit_user=True, deviation=0.02))
     reader = Reader(histories, 2, Noise(), with_candidate=kept)
     batch = next(Rows(layout, 3, "cpu", views=[view, TASK.target]).batches(400, generator))
-    logits = reader.logits(weights, reader.sized(batch))
+    logits = reader.logits(weights, Sized(*batch, width=29))
     assert logits.shape == (100, 4)
     for row in range(0, 100, 7):
         user, positive = int(batch.user[row]), int(batch.item[row, 0])
@@ -338,6 +337,9 @@ def test_arranged_batches_are_the_same_pairs_with_like_histories() -> None:
         assert sorted(joined) == sorted(large[0][at].reshape(len(large[0].user), -1).tolist())
     spans = sorted((int(batch.user.min()), int(batch.user.max())) for batch in small)  # user u has u items
     assert all(before[1] <= after[0] for before, after in pairwise(spans))
+    for batch in small:
+        longest = int(batch.user.max()) - 1  # without the positive
+        assert longest <= batch.width <= max(acmr_network.EXACT, longest * 7 / 6 + 1)
 
 
 def test_long_histories_are_cut_at_random_and_always_alike() -> None:
@@ -481,7 +483,7 @@ def test_training_lowers_the_loss_and_dropout_only_disturbs_training() -> None:
     weights = rough(start(generator, layout.n_items, 3, 8, 2, explicit_user=True, deviation=0.02))
     histories = Histories.of(layout, 50, generator)
     quiet, noisy = (Reader(histories, 2, noise, with_candidate=False) for noise in (Noise(0.5), Noise(0.5, generator)))
-    batch = quiet.sized(next(Rows(layout, 3, "cpu").batches(100, generator)))
+    batch = Sized(*next(Rows(layout, 3, "cpu").batches(100, generator)), width=24)
     assert torch.equal(quiet.logits(weights, batch), quiet.logits(weights, batch))
     assert not torch.equal(noisy.logits(weights, batch), noisy.logits(weights, batch))
     assert torch.isfinite(bce(noisy.logits(weights, batch)))

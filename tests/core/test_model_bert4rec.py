@@ -21,7 +21,7 @@ from cmr_core.models.towers import apply_linear
 from cmr_core.models.transformer import apply_layer, apply_norm
 from cmr_core.spec import EvalSpec
 from cmr_core.training.monitor import QuietMonitor
-from tests.conformance.board import SOURCES, TARGET, checkerboard
+from tests.conformance.board import SOURCES, TARGET, Blind, checkerboard
 
 SMALL: dict[str, Any] = {"dimensions": 8, "epochs": 2, "batch_size": 64, "copies": 1}
 SPLIT = checkerboard()
@@ -91,6 +91,23 @@ def test_an_epoch_hides_places_of_every_history_and_asks_for_what_was_there() ->
         owners = {tuple(row) for row in shown.tolist()}
         everybody = sequences.last(torch.arange(30), sequences.count)
         assert owners <= {tuple(row) for row in everybody.tolist()}
+
+
+def test_biases_begin_at_the_logarithm_of_popularity_or_at_zero() -> None:
+    task = without_items(tuple(range(9)), keep=2).task(TARGET, ())
+
+    def begun(**settings: bool) -> Factors:
+        fitted = Bert4Rec(Bert4RecConfig(**SMALL, **settings)).fit(task, Run(0, "cpu", Blind(), QuietMonitor()))
+        assert isinstance(fitted, Factors)
+        assert fitted.bias is not None
+        return fitted
+
+    popular, flat = begun(), begun(popular_start=False)
+    counted = np.log(np.bincount(task.target.train.item, minlength=30) + 1)
+    assert counted.std() > 0.1
+    np.testing.assert_allclose(popular.bias, counted - counted.mean(), rtol=1e-5, atol=1e-6)
+    assert not flat.bias.any()
+    np.testing.assert_array_equal(popular.item, flat.item)
 
 
 def test_users_without_items_get_the_guess_for_an_empty_history() -> None:

@@ -207,6 +207,21 @@ def test_singular_vectors_rebuild_what_users_have() -> None:
     np.testing.assert_allclose(found / np.trace(found), wanted / np.trace(wanted), atol=1e-4)
 
 
+@pytest.mark.parametrize("source", ["all", "ca"])
+def test_on_singular_vectors_it_is_fitted_the_same_twice_and_leaves_them_alone(source: str) -> None:
+    monitor = QuietMonitor()
+    method = CatSr(CatSrConfig(**SMALL, vectors="svd", source=source))
+    one, other = method.fit(TASK, run(monitor)), method.fit(TASK, run())
+    assert isinstance(one, Factors)
+    for name, value in one.arrays().items():
+        np.testing.assert_array_equal(value, other.arrays()[name])
+    assert np.isfinite(one.score(np.arange(TASK.target.n_users))).all()
+    layout = Layout(TASK.markets)
+    np.testing.assert_array_equal(one.item, svd_items(layout, 8, 0)[layout.items(TASK.target)])
+    assert {report.stage for report in monitor.progress} == {"cat-sr-pretrain", "cat-sr"}
+    assert one.parameters == CatSr(CatSrConfig(**SMALL)).fit(TASK, run()).parameters
+
+
 def test_popular_items_weigh_less() -> None:
     layout = Layout(TASK.markets)
     counted = np.zeros(ITEMS)

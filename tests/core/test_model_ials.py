@@ -83,6 +83,13 @@ def test_an_interrupted_run_ends_with_the_same_arrays(monkeypatch: pytest.Monkey
     assert len(monitor.progress) == 1 + 6  # the untrained state, and six sweeps in two attempts
 
 
+@pytest.mark.parametrize("tune", [False, True])
+def test_every_number_of_the_vectors_is_trained(tune: bool) -> None:
+    users, items = TASK.target.n_users, TASK.target.n_items
+    size = get("ials").create(settings(tune=tune)).fit(TASK, start()).parameters
+    assert size.total == size.trainable == (users + items) * 4
+
+
 def test_tuning_tries_each_candidate_once_and_keeps_the_best() -> None:
     monitor = QuietMonitor()
     fitted = get("ials").create(settings(tune=True)).fit(TASK, start(monitor))

@@ -33,6 +33,12 @@ def test_it_is_the_backbone_with_other_settings() -> None:
         np.testing.assert_array_equal(wide.arrays()[name], value)
 
 
+def test_every_number_of_the_vectors_is_trained() -> None:
+    users = sum(view.n_users for view in TASK.markets)
+    size = LightGCNWide(WideConfig(**SMALL)).fit(TASK, start()).parameters
+    assert size.total == size.trainable == (users + TASK.n_items) * 8
+
+
 def test_all_targets_share_one_training() -> None:
     monitor = QuietMonitor()
     for target, *sources in (("uk", "ca", "de"), ("de", "ca", "uk")):

@@ -55,11 +55,14 @@ def test_parameters_are_those_of_the_formulas(task: Task, tasks: int) -> None:
     assert fit("mmoe", task, **kind).parameters.trainable == mixed
 
 
-def test_wide_deep_has_the_size_of_its_formula(task: Task) -> None:
-    users, items = sizes(task)
-    crossed = (users + items) * 32 + users + items + len(task.markets) + 1 + 2**18 + 18_689
-    assert fit("wide-deep-all", task).parameters.trainable == crossed
-    assert fit("wide-deep-all", task, crosses=False).parameters.trainable == crossed - 2**18
+@pytest.mark.parametrize("name", ["wide-deep", "wide-deep-all"])
+def test_wide_deep_has_the_size_of_its_formula(task: Task, name: str) -> None:
+    markets = task.markets if name == "wide-deep-all" else (task.target,)
+    layout = Layout(markets)
+    rows = layout.n_users + layout.n_items
+    crossed = rows * 32 + rows + len(markets) + 1 + 2**18 + 18_689
+    assert fit(name, task).parameters.trainable == crossed
+    assert fit(name, task, crosses=False).parameters.trainable == crossed - 2**18
 
 
 def test_cross_stitch_without_mixing_is_its_own_tower() -> None:

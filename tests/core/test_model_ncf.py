@@ -94,6 +94,19 @@ def test_sizes_are_those_of_the_published_models() -> None:
         assert sum(value.numel() for value in begin(sizes, generator).values()) == expected
 
 
+@pytest.mark.parametrize(
+    ("name", "tables", "network"),
+    [("gmf", 1, 8 + 1), ("mlp", 1, 3_841), ("neumf", 2, 3_849), ("gmf-all", 1, 8 + 1), ("mlp-all", 1, 3_841),
+     ("neumf-all", 2, 3_849), ("maml", 2, 3_849)],
+)  # fmt: skip
+def test_fitted_models_train_every_parameter_of_their_formula(name: str, tables: int, network: int) -> None:
+    views = TASK.markets if get(name).uses_sources else (TASK.target,)
+    users = sum(view.n_users for view in views)
+    items = len(np.unique(np.concatenate([view.catalogue for view in views])))
+    size = fit(get(name), SPLIT).parameters
+    assert size.total == size.trainable == tables * (users + items) * 8 + network
+
+
 @pytest.mark.parametrize(("name", "extra", "more"), [("ma-gmf", 9, 1), ("ma-mlp", 3_841, 1), ("ma-nmf", 3_849, 2)])
 def test_market_vectors_add_one_row_per_market(name: str, extra: int, more: int) -> None:
     users, items = SIZE + 2 * 12, len(np.unique(np.concatenate([view.catalogue for view in TASK.markets])))
