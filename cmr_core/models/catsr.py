@@ -194,7 +194,7 @@ class CatSr:
     NDCG@10 and not MRR@10.
 
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
-    seven markets, by recall@10 below on ca, where training stops by NDCG@10 (one seed; figures: its page and
+    seven markets, by recall@10 below on ca, where training stops by NDCG@10 (three seeds; figures: its page and
     docs/results.md). With jp as the only source, its NDCG@10 on the test of `in` was .500 (popularity .476).
 
     Memory: item vectors and network x 3 with Adam, and a step's pairs x items for the softmax, which costs an

@@ -56,9 +56,8 @@ class CrossStitch:
     An item has one row for all markets; a row per market, averaged, cannot be chosen.
 
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
-    seven markets; by recall@10 it is below on ca, in and jp (three seeds, two on ca; figures: its page and
-    docs/results.md). Step size and weight decay were chosen on ca's validation by NDCG@10; with 1e-3 and 1e-6 it was
-    below on ca and uk.
+    seven markets; by recall@10 it is below on ca, in and jp (three seeds; figures: its page and docs/results.md). Step
+    size and weight decay were chosen on ca's validation by NDCG@10; with 1e-3 and 1e-6 it was below on ca and uk.
     """
 
     def __init__(self, config: CrossStitchConfig) -> None:

@@ -65,7 +65,7 @@ class NATR:
     vector that was only ever a negative; users attend to it all the same.
 
     On XMarket electronics it is above popularity under leave-one-out with sampled-market candidates on all seven
-    markets, by NDCG@10 and by recall@10; with events split its NDCG@10 is below on ca, jp and in (one seed; figures:
+    markets, by NDCG@10 and by recall@10; with events split its NDCG@10 is below on ca and jp (three seeds; figures:
     its page and docs/results.md).
 
     Parameters: (users + items of the target) * d + d_s d + d + 2 (d + 1), and (users + items of the sources) * d_s
