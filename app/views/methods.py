@@ -96,7 +96,7 @@ def _settings(info: MethodInfo) -> None:
     if not info.published:
         return
     st.caption(
-        "Published: what its paper or the authors' code has, as far as that is known, where our default differs."
+        "Published: what its paper or public code of it has, as far as that is known, where our default differs."
     )
     with st.expander("With the published settings, for a study file"):
         st.code(describing_methods.as_published(info), language="yaml")

@@ -36,7 +36,7 @@ class MethodInfo:
     pretrains: bool  # its result is the backbone that other methods adapt
     combines: bool  # it is made of other methods, which its job names as members
     revision: int  # runs of another revision had other numbers from the same settings and seed
-    published: Mapping[str, Scalar]  # what its paper, or its authors' code, has where our defaults differ
+    published: Mapping[str, Scalar]  # what its paper, or public code of it, has where our defaults differ
     doc: str
     summary: str
 
@@ -82,7 +82,7 @@ def register(
 
     Raise `revision` by one where the same settings and seed come to give other numbers than before: stored runs of
     earlier revisions then stand beside the new ones, and are never taken for them. `published`: settings of the paper
-    or of its authors' code, as far as they are known and there is such a setting, where the defaults are others.
+    or of public code of it, as far as they are known and there is such a setting, where the defaults are others.
     """
 
     def add(cls: C) -> C:
