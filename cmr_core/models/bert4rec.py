@@ -197,7 +197,8 @@ class Bert4Rec:
     BERT4Rec (Sun et al., CIKM 2019): a transformer reads the history from both sides; a hidden place is appended to ask
     for the next item, and scores are inner products with the item vectors that are read, plus a bias. Departures: no
     warm-up of the step size, biases begin at popularity (`popular_start`), item vectors with deviation 0.1 (0.02, as
-    published, learned little on small markets), and a batch is counted in training pairs; fewer passes, of `copies`.
+    published, learned little on small markets), a batch is counted in training pairs, and passes, each of
+    `copies` readings, are fewer.
 
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
     seven markets, by recall@10 below on ca and jp, where training stops by NDCG@10 (three seeds; figures: its page and

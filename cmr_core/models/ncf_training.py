@@ -67,7 +67,7 @@ class Plan(Frozen):
         return "none" if self.market_vectors == "none" else "one"
 
 
-# settings that FOREC's code trains these networks with, beside the step size
+# settings that FOREC's code, and that of the market-aware models, has for these networks, beside the step size
 FOREC_CODE: dict[str, Scalar] = {"dimensions": 8, "weight_decay": 1e-7, "batch_size": 1024, "epochs": 25}
 
 
