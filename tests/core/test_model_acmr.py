@@ -239,6 +239,7 @@ def test_a_step_on_a_gpu_is_the_same_and_can_be_recorded(monkeypatch: pytest.Mon
     histories = Histories.of(layout, 50, generator)
     silent, noisy = (Reader(histories, 2, Noise(rate, generator), with_candidate=False) for rate in (0.0, 0.5))
     batch = Sized(*next(Rows(layout, 3, "cpu").batches(400, generator)), width=28)  # 29 items less the one left out
+    assert acmr_network._width(torch.tensor([1, 28])) == 28
     grouped = silent.logits(weights, batch)
     monkeypatch.setattr(acmr_network, "_on_gpu", lambda near: True)
     torch.testing.assert_close(silent.logits(weights, batch), grouped, rtol=1e-3, atol=1e-4)
