@@ -63,8 +63,8 @@ class UltraGCN:
 
     Step sizes 0.003 and 0.01, weights of negatives 10 and 100 and of items 0.1 and 1 were tried on in and jp; the
     defaults were chosen on validation. With one item held out among 100 it is above popularity by NDCG@10 on all seven
-    XMarket markets, by recall@10 below on ca and jp. With events split and the whole catalogue its NDCG@10 is below on
-    ca, de, fr and jp (one seed; figures: its page and docs/results.md).
+    XMarket markets, by recall@10 below on ca. With events split and the whole catalogue its NDCG@10 is below on ca, de,
+    fr and jp (three seeds; figures: its page and docs/results.md).
 
     Cost of an epoch: pairs / batch_size dense products of batch_size x D x items. Memory: (users + items) x D, three
     times for Adam, and batch_size x items.
