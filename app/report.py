@@ -2,20 +2,23 @@
 
     python -m app.report STUDY ...          # the finished runs of one study, or of several as one table
     python -m app.report STUDY ... --add    # and what `results.csv` holds of other methods, markets and protocols
-    python -m app.report                    # both again, from `results.csv`
+    python -m app.report STUDY ... --pool   # as --add, and seeds of which only `results.csv` knows count in a line too
+    python -m app.report                    # all again, from `results.csv`
 
 `results.csv` has one line per configuration, market, protocol and metric, made by the functions of the page Compare and
 under the studies' names, with the cost, the date and each seed's value (`seed:value`; older lines have the values
 alone). With `--add` a long table can be made in several sittings: Holm's correction and places are made anew from all
-lines of a table. In `results.md` the tables stand behind a mark; what stands before it is kept.
+lines of a table. With `--pool` so can a line, where no store has all of its seeds any more: `pooled` counts the seeds
+that came from the file. In `results.md` the tables stand behind a mark; what stands before it is kept.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -27,6 +30,7 @@ from cmr_core.errors import CmrError, SpecError
 from cmr_core.models import registry
 from worker.store import naming
 from worker.store.artifacts import load_table
+from worker.store.comparable import same_splits
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store, open_store
 from worker.store.studies import find_study, study_spec
@@ -42,8 +46,9 @@ FEWEST = 3  # methods between which an order says anything
 def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, pd.DataFrame]:
     """Finished runs of the newest studies with these names, by protocol in words, as `of_several` makes one table.
 
-    Rows have the studies' own names; a configuration of several studies has that of the first. Raises NotFoundError;
-    SpecError where the studies are about different corpora.
+    Rows have the studies' own names; a configuration of several studies has that of the first. Where every seed has a
+    split of its own, a market's rows rest on the seeds that they share. Raises NotFoundError; SpecError where the
+    studies are about different corpora.
     """
     studies = [find_study(store, name) for name in names]
     corpora = {study_spec(study).corpus: get_corpus(store, study_spec(study).corpus) for study in studies}
@@ -63,7 +68,7 @@ def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, 
         if len(runs):
             runs = runs.assign(**{name: runs["run_id"].map(mine[name]) for name in ("label", "place")})
             parts = [naming.label_rows(part, market_names(corpus)) for _, part in runs.groupby("place")]
-            chosen = of_several(pd.concat(parts))
+            chosen = same_splits(of_several(pd.concat(parts)))
             own = chosen["run_id"]
             tables[texts[protocol]] = chosen.assign(processor_seconds=own.map(spent), device=own.map(device))
     return tables
@@ -97,7 +102,9 @@ def rows(store: Store, studies: Sequence[str]) -> pd.DataFrame:
     parts = []
     for metric in METRICS:
         for text, runs in study_results(store, studies, metric).items():
-            parts.append(comparison.export_rows(compared(store, runs, metric), text).merge(_costs(runs)))
+            parts.append(
+                comparison.export_rows(compared(store, runs, metric), text).merge(_costs(runs)).assign(pooled=0)
+            )
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=KEY)
 
 
@@ -128,6 +135,60 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     if parts:
         both[whole] = pd.concat(parts)
     return both
+
+
+def pooled(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
+    """The new lines, each joined by those seeds of the old line of its key that it has not itself.
+
+    For further seeds of the same configurations: a line does not say its settings, so that is for the caller to know.
+    Of the old seeds only the means are left. The mean over all seeds is exact; the deviation of a mean of two is at
+    most the mean of their deviations, so the interval, made like that, is at most too wide; a test needs the users'
+    values and there is none. Raises SpecError for an old line that does not say its seeds.
+    """
+    earlier = {_key(line): line for line in old.to_dict("records")}
+    lines = [_joined(line, earlier.get(_key(line))) for line in new.to_dict("records")]
+    return pd.DataFrame(lines, columns=new.columns)
+
+
+def _joined(now: dict[Hashable, Any], then: dict[Hashable, Any] | None) -> dict[Hashable, Any]:
+    if then is None:
+        return now
+    mine, theirs = _seeds(now), _seeds(then)
+    more = {seed: value for seed, value in theirs.items() if seed not in mine}
+    if not more:
+        return now
+    seeds = dict(sorted((mine | more).items()))
+    share = len(more) / len(seeds)
+
+    def both(name: str, base: str | None = None) -> float:
+        old, new = (line[name] - (line[base] if base else 0.0) for line in (then, now))
+        return share * float(old) + (1 - share) * float(new)
+
+    mean = share * float(np.mean(list(more.values()))) + (1 - share) * float(now["mean"])
+    edges = {edge: mean + both(edge, "mean") for edge in ("ci95_low", "ci95_high")}
+    spent = {name: both(name) for name in COST}
+    said = {
+        "mean": mean,
+        "seeds": len(seeds),
+        "pooled": len(more),
+        "by_seed": " ".join(f"{seed}:{value:.6f}" for seed, value in seeds.items()),
+        "devices": " ".join(sorted({*str(now["devices"]).split(), *str(then["devices"]).split()})),
+    }
+    return now | said | edges | spent | dict.fromkeys(comparison.TEST, np.nan)
+
+
+def _key(line: dict[Hashable, Any]) -> tuple[Any, ...]:
+    return tuple(line[name] for name in KEY)
+
+
+def _seeds(line: dict[Hashable, Any]) -> dict[int, float]:
+    pairs = [pair.partition(":") for pair in str(line["by_seed"]).split()]
+    if not all(colon for _, colon, _ in pairs):
+        raise SpecError(
+            f"The line of {line['label']} in {line['target']} in results.csv does not say which seeds it has.",
+            hint="Leave out --pool: with --add a line is replaced.",
+        )
+    return {int(seed): float(value) for seed, _, value in pairs}
 
 
 def sections(lines: pd.DataFrame) -> Iterator[str]:
@@ -211,19 +272,24 @@ def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
     return wide.reindex(columns=found.targets).map("{:.4f}".format)
 
 
-def write(store: Store, studies: Sequence[str], folder: Path, *, add: bool = False) -> None:
-    """Renew `results.csv` from the studies' finished runs, then `results.md`. Raises as `study_results`."""
+def write(store: Store, studies: Sequence[str], folder: Path, *, add: bool = False, pool: bool = False) -> None:
+    """Renew `results.csv` from the studies' finished runs, then `results.md`.
+
+    Raises as `study_results`, and with `pool`, which includes `add`, as `pooled`.
+    """
     table = folder / "results.csv"
     lines = rows(store, studies)
-    if add and table.exists():
-        lines = added(lines, read(table))
+    if (add or pool) and table.exists():
+        before = read(table)
+        lines = added(pooled(lines, before) if pool else lines, before)
     table.write_bytes(exports.csv(lines))
     render(folder)
 
 
 def read(table: Path) -> pd.DataFrame:
-    """The lines of a `results.csv`, so that writing them again changes no digit."""
-    return pd.read_csv(table, dtype={"by_seed": str})
+    """The lines of a `results.csv`, so that writing them again changes no digit; older ones have pooled no seeds."""
+    lines = pd.read_csv(table, dtype={"by_seed": str})
+    return lines if "pooled" in lines else lines.assign(pooled=0)
 
 
 def again(folder: Path) -> None:
@@ -247,6 +313,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("study", nargs="*", help="names or ids of studies; without one the tables are made again")
     parser.add_argument("--out", type=Path, default=Path("docs"), help="folder with results.md")
     parser.add_argument("--add", action="store_true", help="keep the lines of results.csv that the studies have not")
+    parser.add_argument("--pool", action="store_true", help="and in a line the seeds that only results.csv has")
     options = parser.parse_args(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     if not options.study:
@@ -254,7 +321,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     store = open_store()
     try:
-        write(store, options.study, options.out, add=options.add)
+        write(store, options.study, options.out, add=options.add, pool=options.pool)
     except CmrError as error:
         raise SystemExit(error.explain()) from None
     except DatabaseError as error:
@@ -273,6 +340,10 @@ def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
     older = lines[lines["date"] < lines["date"].max()].groupby("label", sort=False)["date"].min()
     if len(older):
         yield f"Of an earlier sitting: {', '.join(f'{label} ({date})' for label, date in older.items())}."
+    earlier = lines[lines["pooled"] > 0].groupby("label", sort=False)["pooled"].max()
+    if len(earlier):
+        names = ", ".join(f"{label} ({words.plural(n, 'seed')} of an earlier one)" for label, n in earlier.items())
+        yield f"Seeds of several sittings, with an interval that is at most too wide and without a test: {names}."
     yield below_popularity(lines)
     papers = paper_rows(text, found)
     if len(papers):

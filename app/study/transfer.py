@@ -15,6 +15,7 @@ import pandas as pd
 from app.comparison import RESAMPLES, PerUser
 from app.study.view import View
 from cmr_core.evaluation.compare import adjust, against, over_seeds
+from worker.store.comparable import same_splits
 
 TOGETHER = "all together"  # the source in the rows of all sources
 _BASE = ""
@@ -42,8 +43,8 @@ def methods(view: View, valid: pd.Series) -> list[Sets]:
     for method, label, used in _facts(view.runs):
         if used:
             alone = single.get(_without_sources(method), next(iter(single.values()), None))
-            parts = [_mine(frame, label, alone) for frame in (runs, view.runs)]
-            found.append(Sets(label, method, alone, *parts))
+            finished, wanted = (_mine(frame, label, alone) for frame in (runs, view.runs))
+            found.append(Sets(label, method, alone, same_splits(finished, "set"), wanted))
     return found
 
 

@@ -12,6 +12,7 @@ from app.study import rows
 from cmr_core.models.registry import MethodInfo
 from cmr_core.spec import MethodChoice, StudySpec
 from worker.store import naming
+from worker.store.comparable import left_out, same_splits
 
 STATES = {"running": "running", "lost": "silent", "queued": "waiting", "failed": "failed", "cancelled": "cancelled"}
 
@@ -46,12 +47,20 @@ class View:
         return replace(self, metric=metric, results=results)
 
     def labelled(self) -> pd.DataFrame:
-        """Finished runs with all sources, under names that tell configurations apart, in the study's order."""
-        return self._labels(rows.with_all_sources(self.spec, self.results, self.markets))
+        """Finished runs with all sources, under names that tell configurations apart, in the study's order.
+
+        Where every seed has a split of its own, those of the seeds that a market's rows share.
+        """
+        return same_splits(self._finished())
 
     def wanted(self) -> pd.DataFrame:
         """All runs that `labelled` would have if every run had finished."""
         return self._labels(rows.with_all_sources(self.spec, self.runs, self.markets))
+
+    def left_out(self) -> str:
+        """Which finished runs `labelled` leaves out, in words; empty where it has all."""
+        mine = self._finished()
+        return left_out(mine, same_splits(mine))
 
     def of(self, choice: MethodChoice, runs: pd.DataFrame) -> pd.DataFrame:
         """Those of `runs` (of this view) that the choice stands for, with its label and point."""
@@ -67,6 +76,9 @@ class View:
             f"{self.title} · {self.text} · N {users} test users · up to {seeds} · newest run "
             f"{words.day(runs['finished_at'].max())}"
         )
+
+    def _finished(self) -> pd.DataFrame:
+        return self._labels(rows.with_all_sources(self.spec, self.results, self.markets))
 
     def _labels(self, runs: pd.DataFrame) -> pd.DataFrame:
         # of what the study names: with a target that is none of its sources, no run would have all sources

@@ -7,6 +7,7 @@ import streamlit as st
 
 from app import cached, choices, comparison, frame, panels, queries
 from worker.store import naming
+from worker.store.comparable import left_out, same_splits
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -34,10 +35,13 @@ def body(store: Store) -> None:
     results = queries.results(store, digest, protocol, metric)
     markets = market_names(get_corpus(store, digest))
     labelled = naming.label_rows(results, markets)
-    kept, reference = _rows(labelled)
+    chosen_rows, reference = _rows(labelled)
+    kept = same_splits(chosen_rows)
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
         return
+    if said := left_out(chosen_rows, kept):
+        st.caption(f":material/info: {frame.literal(said)}")
     table = cached.compare(kept, metric, reference)
     view = panels.View(digest, protocol, text, metric, kept, table, markets)
     name = frame.choose(

@@ -11,6 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app import auth, cached, charts, comparison, frame, queries, study_table, words
 from worker.store import naming
+from worker.store.comparable import same_splits
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -74,7 +75,7 @@ def _advice(counts: dict[str, int], alive: int, corpora: int) -> None:
 
 def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, text: str) -> None:
     row = get_corpus(store, corpus)
-    results = naming.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row))
+    results = same_splits(naming.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row)))
     with place:
         st.subheader(f"{words.metric(METRIC)} by market", anchor=False)
         if results.empty:

@@ -7,6 +7,7 @@ import streamlit as st
 from app import cached, charts, choices, comparison, describing_methods, frame, queries, words
 from cmr_core.models.registry import MethodInfo
 from worker.store import naming
+from worker.store.comparable import same_splits
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -50,7 +51,7 @@ def _standing(store: Store, info: MethodInfo) -> None:
     names = queries.metric_names(store, digest, protocol)
     metric = METRIC if METRIC in names or not names else names[0]
     results = queries.results(store, digest, protocol, metric)
-    labelled = naming.label_rows(results, market_names(get_corpus(store, digest)))
+    labelled = same_splits(naming.label_rows(results, market_names(get_corpus(store, digest))))
     stands = describing_methods.standing(comparison.means(labelled), info.name)
     if stands.empty:
         frame.empty(

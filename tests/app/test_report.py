@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from app import report
-from cmr_core.errors import NotFoundError
+from cmr_core.errors import NotFoundError, SpecError
 from cmr_core.evaluation.compare import holm
 from cmr_core.spec import MethodChoice
 from tests.app import seed
@@ -194,3 +194,58 @@ def test_what_ran_on_a_gpu_is_named(store: Store, tmp_path: Path) -> None:
     first = lines["label"].iloc[0]
     text = "".join(report.sections(lines.assign(devices=lines["devices"].where(lines["label"] != first, "cpu gpu"))))
     assert f"On a GPU: {first} (" in text
+
+
+def test_pooled_lines_have_the_seeds_of_both_sittings(store: Store) -> None:
+    lines = report.rows(store, [list_studies(store)[-1].name])
+    line = lines[lines["seeds"] == 1].head(1)
+    now = line.assign(mean=0.6, ci95_low=0.5, ci95_high=0.8, by_seed="1:0.600000", seconds=4.0, processor_seconds=4.0)
+    then = line.assign(
+        mean=0.3, ci95_low=0.24, ci95_high=0.45, seeds=2, by_seed="0:0.200000 2:0.400000", devices="gpu",
+        seconds=1.0, processor_seconds=1.0,
+    )  # fmt: skip
+    found = report.pooled(now, then).iloc[0]
+    assert found["by_seed"] == "0:0.200000 1:0.600000 2:0.400000"
+    assert (found["seeds"], found["pooled"], found["devices"]) == (3, 2, "cpu gpu")
+    assert found["mean"] == pytest.approx(0.4)  # (.2 + .6 + .4) / 3
+    # deviations to the left .1 (one seed) and .06 (two), to the right .2 and .15
+    assert found["ci95_low"] == pytest.approx(0.4 - (0.1 + 2 * 0.06) / 3)
+    assert found["ci95_high"] == pytest.approx(0.4 + (0.2 + 2 * 0.15) / 3)
+    assert found["processor_seconds"] == pytest.approx(2.0)
+    assert found[["reference", "p_wilcoxon", "difference"]].isna().all()
+
+
+def test_pooling_leaves_alone_what_has_its_seeds(store: Store, tmp_path: Path) -> None:
+    lines = report.rows(store, [list_studies(store)[-1].name])
+    pd.testing.assert_frame_equal(report.pooled(lines, lines.assign(mean=9.0)), lines)
+    pd.testing.assert_frame_equal(report.pooled(lines, lines.assign(label="Another")), lines)
+    with pytest.raises(SpecError, match="does not say which seeds"):
+        report.pooled(lines, lines.assign(by_seed="0.1 0.2"))
+
+
+def test_the_page_says_which_rows_are_pooled(store: Store, tmp_path: Path) -> None:
+    study = list_studies(store)[-1].name
+    report.write(store, [study], tmp_path)
+    assert "Seeds of several sittings" not in (tmp_path / "results.md").read_text(encoding="utf-8")
+    lines = report.read(tmp_path / "results.csv")
+    first = lines["label"].iloc[0]
+    mine = lines["label"] == first
+    lines.loc[mine, "by_seed"] = lines.loc[mine, "by_seed"] + " 9:0.500000"
+    lines.drop(columns="pooled").to_csv(tmp_path / "results.csv", index=False)  # as earlier versions wrote it
+    report.write(store, [study], tmp_path, pool=True)
+    assert f"without a test: {first} (1 seed of an earlier one)" in (tmp_path / "results.md").read_text(
+        encoding="utf-8"
+    )
+
+
+def test_the_tables_never_mix_splits(own: Store) -> None:
+    drawn = [{"split": {"kind": "leave-one-out", "order": "random", "each_seed": True},
+              "evaluation": {"candidates": "sampled-global", "negatives": 5}}]  # fmt: skip
+    for name, seeds in (("popularity", (0, 1)), ("ease", (1, 2))):
+        choice = MethodChoice(method=name, settings={"tune": False} if name == "ease" else {})
+        spec = seed.study(name=f"mixed-{name}", methods=(choice,), protocols=drawn, seeds=seeds, targets=("jp",))
+        for run_id in launch_study(own, seed.ANALYST, spec).created:
+            seed.execute(own, run_id)
+    lines = report.rows(own, ["mixed-popularity", "mixed-ease"])
+    assert len(lines) == 4
+    assert all(line.startswith("1:") and " " not in line for line in lines["by_seed"])

@@ -19,7 +19,8 @@ def run(method: str, run_id: str = "r", members: object = None, **settings: obje
     stored = {name: value for name, value in full.items() if value is not None}
     return {
         "run_id": run_id, "configuration": f"{method}-{settings}-{members}", "label": "theirs", "method": method,
-        "target": "de", "settings": stored, "members": members, "sources": ["jp", "uk"], "state": "succeeded",
+        "target": "de", "settings": stored, "members": members, "sources": ["jp", "uk"], "each_seed": None,
+        "state": "succeeded",
     }  # fmt: skip
 
 

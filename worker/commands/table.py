@@ -30,6 +30,7 @@ def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
     import pandas as pd
 
     from worker.store import naming
+    from worker.store.comparable import same_splits
 
     query = (
         select(*naming.RUN, MetricRow.value, MetricRow.n)
@@ -46,7 +47,7 @@ def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
     named = _named(store, study_id, runs)
     markets = market_names(get_corpus(store, str(runs["corpus"].iloc[0])))
     texts = naming.protocol_names(dict(zip(runs["protocol"], runs["text"], strict=True)))
-    parts = [naming.label_rows(mine, markets) for _, mine in named.groupby("protocol")]
+    parts = [same_splits(naming.label_rows(mine, markets)) for _, mine in named.groupby("protocol")]
     rows = pd.concat(parts).assign(text=lambda frame: frame["protocol"].map(texts))
     groups = rows.groupby(["text", "label", "target"])
     table = groups.agg(mean=("value", "mean"), std=("value", "std"), seeds=("value", "size"), users=("n", "max"))

@@ -32,6 +32,7 @@ RUN = (  # columns of a run that naming reads, and pages with it
     RunRow.spec["settings"].label("settings"),
     RunRow.spec["members"].label("members"),
     RunRow.spec["revision"].label("revision"),
+    RunRow.spec["split"]["each_seed"].label("each_seed"),
     RunRow.finished_at,
 )
 MOST_DIFFERENCES = 2  # settings that a label names
