@@ -33,6 +33,9 @@ def draw(view: View, store: Store) -> None:
     shared.partial(view.wanted())
     marks = MARKS.format(legend=panels.legend(style))
     shared.caption(view, runs, marks + panels.about_rows(found.labels) + _source(view, theirs))
+    if len(theirs) and (near := paper.nearness(found.cells, theirs, _pairs(view, runs, theirs))):
+        where = frame.literal(str(view.spec.paper))
+        st.markdown(f"**Markets within {paper.NEAR} of {where}, by {view.title}:** {frame.literal(near)}.")
     notes = [f"{view.title}, {view.text}", found.note(), f"study {view.spec.name} {view.study_id}"]
     rows = exports.csv(comparison.export_rows(found, view.text), notes)
     st.download_button("CSV", rows, f"{view.spec.name}-table.csv", "text/csv", on_click="ignore", key="table-csv")

@@ -13,6 +13,8 @@ from cmr_core.published import Published
 # methods that papers call otherwise than we do, without signs
 ALIASES = {"neumf": "nmf", "neumf++": "nmf++", "acmr": "bert4xmr"}
 
+NEAR = 0.03  # what counts as the same figure, made again
+
 
 def key(name: str) -> str:
     """A name without case and signs: `Wide&Deep++` and `wide-deep-all` -> `widedeep++`; `no-prompt` -> `w/oprompt`."""
@@ -55,11 +57,39 @@ def variant(point: Mapping[str, object]) -> str:
     return ", ".join(f"{name} = {value}" for name, value in point.items())
 
 
+def nearness(cells: pd.DataFrame, theirs: pd.DataFrame, pairs: Mapping[str, str], reach: float = NEAR) -> str:
+    """In how many markets our means are within `reach` of the paper's, by its rows; empty where none is here.
+
+    `cells`: label, target, mean; `theirs`: as `numbers`; `pairs`: as `pairs`. E.g. `DCMPT 1 of 2 (de; farthest: jp
+    +.0412)`.
+    """
+    said = []
+    for label, name in pairs.items():
+        mine = cells[cells["label"] == label]
+        ours, paper = dict(zip(mine["target"], mine["mean"], strict=True)), theirs.loc[name].dropna()
+        apart = {market: float(ours[market] - paper[market]) for market in paper.index if market in ours}
+        if apart:
+            near = [market for market, difference in apart.items() if abs(difference) <= reach]
+            worst = max(apart, key=lambda market: abs(apart[market]))
+            most = f"farthest: {worst} {apart[worst]:+.4f}".replace("0.", ".", 1)
+            where = f"{', '.join(near)}; {most}" if near else most
+            said.append(f"{name} {len(near)} of {len(apart)} ({where})")
+    return ", ".join(said)
+
+
 def names(runs: pd.DataFrame, known: Mapping[str, MethodInfo]) -> dict[str, list[str]]:
-    """All names of each label, in the order of `runs`: itself, its unchanged method's, its grid's point."""
+    """All names of each label, in the order of `runs`: itself, its method's, its grid's point.
+
+    The method's, where nothing is changed in it, or where its settings are the published ones.
+    """
     found = {}
     for row in runs.drop_duplicates("label").to_dict("records"):
         label, method, point = str(row["label"]), str(row["method"]), row["point"]
-        standard = method in known and known[method].label == label
+        info = known.get(method)
+        standard = info is not None and (info.label == label or _published(info, row["settings"]))
         found[label] = [label, *([method] if standard else [variant(point)] if point else [])]
     return found
+
+
+def _published(info: MethodInfo, settings: Mapping[str, object]) -> bool:
+    return bool(info.published) and all(settings.get(name) == value for name, value in info.published.items())

@@ -154,8 +154,27 @@ def test_the_papers_names_of_our_methods(source: str, ours: list[str], theirs: s
 
 def test_a_changed_method_does_not_stand_beside_the_papers() -> None:
     facts = [("DCMPT", "dcmpt"), ("DCMPT (prompts=5)", "dcmpt"), ("NeuMF, all", "neumf-all")]
-    runs = pd.DataFrame([{"label": label, "method": method, "point": {}} for label, method in facts])
-    assert paper.pairs(paper.names(runs, KNOWN), ["DCMPT", "NMF"]) == {"DCMPT": "DCMPT"}
+    rows = [{"label": label, "method": method, "point": {}, "settings": {}} for label, method in facts]
+    assert paper.pairs(paper.names(pd.DataFrame(rows), KNOWN), ["DCMPT", "NMF"]) == {"DCMPT": "DCMPT"}
+
+
+def test_a_method_with_its_published_settings_stands_beside_the_papers() -> None:
+    rows = [run("acmr", "a"), run("acmr", "b", **KNOWN["acmr"].published)]
+    frame = pd.DataFrame([row | {"label": f"mine {at}", "point": {}} for at, row in enumerate(rows)])
+    assert paper.pairs(paper.names(frame, KNOWN), ["ACMR"]) == {"mine 1": "ACMR"}
+
+
+def test_how_near_our_figures_are_to_the_papers() -> None:
+    cells = pd.DataFrame(
+        [("A", "de", 0.50), ("A", "jp", 0.55), ("A", "uk", 0.9), ("B", "de", 0.1), ("C", "xx", 0.3)],
+        columns=["label", "target", "mean"],
+    )
+    theirs = pd.DataFrame({"de": [0.48, 0.4], "jp": [0.6, 0.4], "uk": [None, 0.1]}, index=["a", "b"], dtype=float)
+    theirs.loc["c"] = 0.3
+    pairs = {"A": "a", "B": "b", "C": "c"}
+    assert paper.nearness(cells, theirs, pairs) == "a 1 of 2 (de; farthest: jp -.0500), b 0 of 1 (farthest: de -.3000)"
+    assert paper.nearness(cells, theirs, pairs, reach=0.06).startswith("a 2 of 2 (de, jp; ")
+    assert paper.nearness(cells, theirs, {}) == ""
 
 
 def test_the_papers_numbers_are_a_table_in_its_order() -> None:
