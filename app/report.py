@@ -141,6 +141,7 @@ def pooled(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     """The new lines, each joined by those seeds of the old line of its key that it has not itself.
 
     For further seeds of the same configurations: a line does not say its settings, so that is for the caller to know.
+    An old line that has all seeds of the new one, with the same values, stays.
     Of the old seeds only the means are left. The mean over all seeds is exact; the deviation of a mean of two is at
     most the mean of their deviations, so the interval, made like that, is at most too wide; a test needs the users'
     values and there is none. Raises SpecError for an old line that does not say its seeds.
@@ -157,6 +158,8 @@ def _joined(now: dict[Hashable, Any], then: dict[Hashable, Any] | None) -> dict[
     more = {seed: value for seed, value in theirs.items() if seed not in mine}
     if not more:
         return now
+    if mine.items() <= theirs.items():
+        return then  # the same values again, and theirs has the users' behind it
     seeds = dict(sorted((mine | more).items()))
     share = len(more) / len(seeds)
 

@@ -219,6 +219,8 @@ def test_pooling_leaves_alone_what_has_its_seeds(store: Store, tmp_path: Path) -
     lines = report.rows(store, [list_studies(store)[-1].name])
     pd.testing.assert_frame_equal(report.pooled(lines, lines.assign(mean=9.0)), lines)
     pd.testing.assert_frame_equal(report.pooled(lines, lines.assign(label="Another")), lines)
+    more = lines.assign(by_seed=lines["by_seed"] + " 9:0.500000", mean=9.0)  # has the same values and one more
+    pd.testing.assert_frame_equal(report.pooled(lines, more), more)
     with pytest.raises(SpecError, match="does not say which seeds"):
         report.pooled(lines, lines.assign(by_seed="0.1 0.2"))
 
@@ -230,7 +232,7 @@ def test_the_page_says_which_rows_are_pooled(store: Store, tmp_path: Path) -> No
     lines = report.read(tmp_path / "results.csv")
     first = lines["label"].iloc[0]
     mine = lines["label"] == first
-    lines.loc[mine, "by_seed"] = lines.loc[mine, "by_seed"] + " 9:0.500000"
+    lines.loc[mine, "by_seed"] = "9:0.500000"
     lines.drop(columns="pooled").to_csv(tmp_path / "results.csv", index=False)  # as earlier versions wrote it
     report.write(store, [study], tmp_path, pool=True)
     assert f"without a test: {first} (1 seed of an earlier one)" in (tmp_path / "results.md").read_text(
