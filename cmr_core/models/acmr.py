@@ -219,10 +219,10 @@ class ACMR:
     On XMarket electronics under leave-one-out with sampled-market candidates it is above popularity by NDCG@10 on all
     seven markets, by recall@10 below on ca, where training stops by NDCG@10; with events split and the whole catalogue
     its NDCG@10 is above on in alone (one seed; figures: its page and docs/results.md). With its authors' settings and
-    protocol (study acmr-fidelity; two seeds of five yet) recall@10 and NDCG@10 are within .03 of their table 3 on ca,
-    in, mx and uk; on de and fr NDCG@10 is .033 and .032 above it, on jp recall@10 .044 below. Of their public log both
-    are within .03 on all markets but in. Without their start of the layers and dropout inside them both are within .03
-    of the table on fr, mx and uk only.
+    protocol (study acmr-fidelity, five splits) recall@10 and NDCG@10 are within .03 of their table 3 on five markets,
+    ca, de, in, mx and uk; on fr NDCG@10 is .031 above it, on jp recall@10 .04 below. Of their public log both are
+    within .03 on all markets but in. Without their start of the layers and dropout inside them both are within .03 of
+    the table on fr, mx and uk only.
     """
 
     def __init__(self, config: ACMRConfig) -> None:
