@@ -144,7 +144,8 @@ def pooled(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     An old line that has all seeds of the new one, with the same values, stays.
     Of the old seeds only the means are left. The mean over all seeds is exact; the deviation of a mean of two is at
     most the mean of their deviations, so the interval, made like that, is at most too wide (where old and new share no
-    seed; otherwise it is an estimate); a test needs the users' values and there is none. Raises SpecError for an old line that does not say its seeds.
+    seed; otherwise it is an estimate); a test needs the users' values and there is none. Raises SpecError for an old
+    line that does not say its seeds.
     """
     earlier = {_key(line): line for line in old.to_dict("records")}
     lines = [_joined(line, earlier.get(_key(line))) for line in new.to_dict("records")]
