@@ -15,8 +15,7 @@ that came from the file. In `results.md` the tables stand behind a mark; what st
 from __future__ import annotations
 
 import argparse
-from collections.abc import Hashable, Iterator, Sequence
-from itertools import combinations
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +23,8 @@ import numpy as np
 import pandas as pd
 from sqlalchemy.exc import DatabaseError
 
-from app import comparison, exports, queries, words
-from cmr_core import published
+from app import comparison, exports, queries
+from app.report_page import METRICS, assembled, families, sections
 from cmr_core.errors import CmrError, SpecError
 from cmr_core.models import registry
 from worker.store import naming
@@ -37,10 +36,8 @@ from worker.store.studies import find_study, study_spec
 from worker.store.tables import StudyRow
 
 MARK = "<!-- What follows is written by `python -m app.report`. -->"
-METRICS = ("ndcg@10", "recall@10")
 KEY = ["protocol", "metric", "label", "target"]
 COST = ["seconds", "processor_seconds", "updated"]
-FEWEST = 3  # methods between which an order says anything
 
 
 def study_results(store: Store, names: Sequence[str], metric: str) -> dict[str, pd.DataFrame]:
@@ -110,7 +107,7 @@ def rows(store: Store, studies: Sequence[str]) -> pd.DataFrame:
 
 def compared(store: Store, runs: pd.DataFrame, metric: str) -> comparison.Comparison:
     """The methods-by-markets comparison of these runs, against each market's strongest single-market method."""
-    return comparison.compare(runs, metric, lambda run, _: load_table(store, run, "per_user"), _families())
+    return comparison.compare(runs, metric, lambda run, _: load_table(store, run, "per_user"), families())
 
 
 def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
@@ -119,9 +116,9 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     An old line's test against another reference than the market's present one is not taken over; what the tests of a
     table say together (Holm's correction, places) is made anew.
     """
-    theirs, families = pd.MultiIndex.from_frame(old[KEY]), _families()
+    theirs = pd.MultiIndex.from_frame(old[KEY])
     both = pd.concat([new, old[~theirs.isin(pd.MultiIndex.from_frame(new[KEY]))]], ignore_index=True)
-    simple = both["method"].map(families).isin(comparison.SIMPLE)
+    simple = both["method"].map(families()).isin(comparison.SIMPLE)
     best = both[simple].sort_values("mean").groupby(["protocol", "metric", "target"])["label"].last()
     place = pd.MultiIndex.from_frame(both[["protocol", "metric", "target"]])
     present = pd.Series(best.reindex(place).to_numpy(), index=both.index)
@@ -130,7 +127,7 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     whole = [*comparison.FAMILY, "place"]
     parts = []
     for (_, metric), mine in both.groupby(["protocol", "metric"]):
-        cells = _assembled(mine, str(metric)).cells.set_index(["label", "target"])[whole]
+        cells = assembled(mine, str(metric)).cells.set_index(["label", "target"])[whole]
         parts.append(cells.reindex(pd.MultiIndex.from_frame(mine[["label", "target"]])).set_index(mine.index))
     if parts:
         both[whole] = pd.concat(parts)
@@ -195,87 +192,6 @@ def _seeds(line: dict[Hashable, Any]) -> dict[int, float]:
     return {int(seed): float(value) for seed, _, value in pairs}
 
 
-def sections(lines: pd.DataFrame) -> Iterator[str]:
-    """Markdown of each metric and protocol, the largest table first, and how alike the protocols judge.
-
-    From the lines of `results.csv`.
-    """
-    for metric in METRICS:
-        for text in lines["protocol"].value_counts().index:
-            mine = lines[(lines["metric"] == metric) & (lines["protocol"] == text)]
-            if len(mine):
-                yield "\n\n".join(_section(mine, metric, str(text)))
-    alike = agreement(lines[lines["metric"] == METRICS[0]])
-    if len(alike):
-        yield f"### Do protocols agree on the order of methods? Means of {words.metric(METRICS[0])} over markets"
-        yield markdown(alike)
-
-
-def markdown(frame: pd.DataFrame) -> str:
-    """A pipe table with the index as first column."""
-    lines = [["", *map(str, frame.columns)], ["---", *["---:"] * len(frame.columns)]]
-    lines += [[str(index), *map(str, row)] for index, row in zip(frame.index, frame.to_numpy(), strict=True)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def grid(found: comparison.Comparison) -> pd.DataFrame:
-    """The table as text, the best of a market bold."""
-    text, style = comparison.grid(found)
-    return text.where(style != "best", "**" + text + "**")
-
-
-def durations(lines: pd.DataFrame) -> pd.DataFrame:
-    """Processor seconds of a run, its sum over markets, and the scalars that its last stage updates or solves for."""
-    seconds = lines.pivot_table(index="label", columns="target", values="processor_seconds", dropna=False)
-    whole = seconds.sum(axis=1, skipna=False).map("{:.0f}".format).replace("nan", "—")
-    spent = lines.groupby("label")["updated"].max().map(words.count, na_action="ignore").astype(object).fillna("—")
-    shown = seconds.map("{:.1f}".format, na_action="ignore").astype(object).fillna("—")
-    return shown.assign(all=whole, updated=spent)
-
-
-def below_popularity(lines: pd.DataFrame) -> str:
-    """The methods that learn and have a lower mean than the target's popularity, in the two largest markets."""
-    families = _families()
-    largest = lines.groupby("target")["users"].max().sort_values(ascending=False).index[:2]
-    parts = []
-    for target in largest:
-        mine = lines[lines["target"] == target].sort_values("mean", ascending=False)
-        base = mine[mine["method"] == comparison.POPULARITY]["mean"]
-        learns = mine["method"].map(families) != "reference"
-        if len(base):
-            below = mine[learns & (mine["mean"] < base.iloc[0])]
-            names = [f"{row.label} ({row.mean:.4f})" for row in below.itertuples()]
-            parts.append(f"{target} ({base.iloc[0]:.4f}): {', '.join(names) or 'none'}.")
-    return " ".join(["Methods that learn and stay below *Popularity*, in the two largest markets.", *parts])
-
-
-def agreement(lines: pd.DataFrame) -> pd.DataFrame:
-    """How alike two protocols order the methods: Spearman's correlation of means over markets, and of how many.
-
-    Of the methods that have all of a protocol's markets under both, which must be three or more.
-    """
-    means: dict[str, pd.Series] = {}
-    for text, mine in lines.groupby("protocol"):
-        means[str(text)] = mine.pivot_table(index="label", columns="target", values="mean").dropna().mean(axis=1)
-    found = {}
-    for one, other in combinations([str(text) for text in lines["protocol"].value_counts().index], 2):
-        both = means[one].index.intersection(means[other].index)
-        if len(both) >= FEWEST:
-            alike = means[one][both].rank().corr(means[other][both].rank())
-            found[f"{one} — {other}"] = [f"{alike:.2f}", str(len(both))]
-    return pd.DataFrame.from_dict(found, orient="index", columns=["rank correlation", "methods"])
-
-
-def paper_rows(text: str, found: comparison.Comparison) -> pd.DataFrame:
-    """What the paper nearest to the protocol reports for the metric and markets."""
-    source = next((name for kind, name in comparison.PAPERS.items() if text.startswith(kind)), None)
-    rows = [p for p in published.load() if p.source == source and p.metric == found.metric]
-    frame = pd.DataFrame([(f"{p.method} (paper)", p.market, p.value) for p in rows], columns=["label", "market", "v"])
-    order = frame["label"].drop_duplicates()
-    wide = frame.pivot_table(index="label", columns="market", values="v").reindex(order)
-    return wide.reindex(columns=found.targets).map("{:.4f}".format)
-
-
 def write(store: Store, studies: Sequence[str], folder: Path, *, add: bool = False, pool: bool = False) -> None:
     """Renew `results.csv` from the studies' finished runs, then `results.md`.
 
@@ -336,37 +252,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         ) from None
 
 
-def _section(lines: pd.DataFrame, metric: str, text: str) -> Iterator[str]:
-    found = _assembled(lines, metric)
-    yield f"### {text}: {words.metric(metric)}"
-    yield found.note()
-    yield markdown(grid(found))
-    older = lines[lines["date"] < lines["date"].max()].groupby("label", sort=False)["date"].min()
-    if len(older):
-        yield f"Of an earlier sitting: {', '.join(f'{label} ({date})' for label, date in older.items())}."
-    earlier = lines[lines["pooled"] > 0].groupby("label", sort=False)["pooled"].max()
-    if len(earlier):
-        names = ", ".join(f"{label} ({words.plural(n, 'seed')} of an earlier one)" for label, n in earlier.items())
-        yield f"Seeds of several sittings, with an interval that is at most too wide and without a test: {names}."
-    yield below_popularity(lines)
-    papers = paper_rows(text, found)
-    if len(papers):
-        yield "As the paper reports it, under its own protocol and never mixed with ours:"
-        yield markdown(papers)
-    if metric == METRICS[0]:
-        yield "Processor seconds of a run, shared stages where they are built, and scalars updated last:"
-        yield markdown(durations(lines))
-        there = lines[lines["devices"].str.contains("gpu", na=False)]
-        if len(there):
-            markets = there.groupby("label")["target"].agg(" ".join)
-            yield f"On a GPU: {'; '.join(f'{label} ({names})' for label, names in markets.items())}."
-
-
-def _assembled(lines: pd.DataFrame, metric: str) -> comparison.Comparison:
-    named = lines.rename(columns={"ci95_low": "low", "ci95_high": "high", "users": "n"})
-    return comparison.assemble(metric, [named.assign(date=pd.to_datetime(named["date"]))])
-
-
 def _costs(runs: pd.DataFrame) -> pd.DataFrame:
     """By label and target: each seed and its value, and what a run costs."""
     pairs = [f"{seed}:{value:.6f}" for seed, value in zip(runs["seed"], runs["value"], strict=True)]
@@ -376,10 +261,6 @@ def _costs(runs: pd.DataFrame) -> pd.DataFrame:
     # a shared stage is built in one of the seeds' or markets' runs: the mean hides nothing, a median would
     devices = groups["device"].agg(lambda names: " ".join(sorted(set(names)))).rename("devices")
     return groups[COST].mean().join([by_seed, devices]).reset_index()
-
-
-def _families() -> dict[str, str]:
-    return {name: info.family for name, info in registry.load().items()}
 
 
 if __name__ == "__main__":

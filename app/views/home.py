@@ -11,7 +11,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from app import auth, cached, charts, comparison, frame, queries, study_table, words
 from worker.store import naming
-from worker.store.comparable import same_splits
+from worker.store.comparable import left_out, same_splits
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -75,7 +75,8 @@ def _advice(counts: dict[str, int], alive: int, corpora: int) -> None:
 
 def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, text: str) -> None:
     row = get_corpus(store, corpus)
-    results = same_splits(naming.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row)))
+    finished = naming.label_rows(queries.results(store, corpus, protocol, METRIC), market_names(row))
+    results = same_splits(finished)
     with place:
         st.subheader(f"{words.metric(METRIC)} by market", anchor=False)
         if results.empty:
@@ -100,6 +101,8 @@ def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, te
             + (f"The {MOST} best of {words.count(many)}. " if (many := everything["label"].nunique()) > MOST else "")
             + "Means over seeds; intervals and tests are on the page Compare."
         )
+        if said := left_out(finished, results):
+            st.caption(f":material/info: {frame.literal(said)}")
         address = {"corpus": corpus[:12], "protocol": protocol[:12], "view": "chart"}
         st.page_link(
             "views/compare.py", label="Compare these methods", icon=":material/arrow_forward:", query_params=address

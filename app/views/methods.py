@@ -7,7 +7,7 @@ import streamlit as st
 from app import cached, charts, choices, comparison, describing_methods, frame, queries, words
 from cmr_core.models.registry import MethodInfo
 from worker.store import naming
-from worker.store.comparable import same_splits
+from worker.store.comparable import left_out, same_splits
 from worker.store.corpora import get_corpus, market_names
 from worker.store.session import Store
 
@@ -51,7 +51,8 @@ def _standing(store: Store, info: MethodInfo) -> None:
     names = queries.metric_names(store, digest, protocol)
     metric = METRIC if METRIC in names or not names else names[0]
     results = queries.results(store, digest, protocol, metric)
-    labelled = same_splits(naming.label_rows(results, market_names(get_corpus(store, digest))))
+    finished = naming.label_rows(results, market_names(get_corpus(store, digest)))
+    labelled = same_splits(finished)
     stands = describing_methods.standing(comparison.means(labelled), info.name)
     if stands.empty:
         frame.empty(
@@ -61,6 +62,8 @@ def _standing(store: Store, info: MethodInfo) -> None:
             "Launch a study",
         )
         return
+    if said := left_out(finished, labelled):
+        st.caption(f":material/info: {frame.literal(said)}")
     mine = labelled[labelled["method"] == info.name]
     own = labelled[labelled["label"].isin(stands["series"])]
     labels = dict(zip(own["label"], own["method"], strict=True))

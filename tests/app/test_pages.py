@@ -327,6 +327,9 @@ def test_rows_rest_on_the_splits_that_they_share(own: Store, open_page: Open) ->
         check(app)
         assert "1 of 3 runs is left out" in said(app)
         assert "up to 1 seed" in said(app)
+    for app in (open_page("home"), open_page("methods", method="popularity", **address)):
+        check(app)
+        assert "1 of 3 runs is left out" in said(app)
     app = open_page("compare", row="Popularity", **address)  # alone it has both
     assert "left out" not in said(app)
     assert "up to 2 seeds" in said(app)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from app import report
+from app import report, report_page
 from cmr_core.errors import NotFoundError, SpecError
 from cmr_core.evaluation.compare import holm
 from cmr_core.spec import MethodChoice
@@ -73,8 +73,69 @@ def test_methods_below_popularity_are_named_in_the_two_largest_markets() -> None
          ("Popularity", "popularity", "uk", 0.1, 80), ("EASE", "ease", "uk", 0.2, 80), ("EASE", "ease", "jp", 0.0, 9)],
         columns=["label", "method", "target", "mean", "users"],
     )  # fmt: skip
-    text = report.below_popularity(lines)
+    text = report_page.below_popularity(lines)
     assert text.endswith("ca (0.3000): EASE (0.2000). uk (0.1000): none.")
+
+
+def test_what_is_significantly_better_is_named_with_its_markets() -> None:
+    lines = pd.DataFrame(
+        [("EASE", "ca", 0.3, None, None, False), ("EASE", "uk", 0.3, None, None, False),
+         ("Worse", "ca", 0.1, -0.2, 0.01, True), ("Worse", "uk", 0.1, -0.2, 0.01, True),
+         ("Good", "uk", 0.5, 0.2, 0.01, True), ("Good", "ca", 0.4, 0.1, 0.03, True),
+         ("Best", "uk", 0.9, 0.6, 0.01, True), ("Best", "ca", 0.3, 0.0, 1.0, False)],
+        columns=["label", "target", "mean", "difference", "p_holm", "significant"],
+    )  # fmt: skip
+    found = "Best (uk; mean 0.6000); Good (ca uk; mean 0.4500)."
+    assert report_page.stand_out(lines) == f"Significantly better than the market's reference, of 6 tests: {found}"
+    assert report_page.stand_out(lines[lines["label"] == "Worse"]).endswith("of 2 tests: no row on any market.")
+    assert report_page.stand_out(lines[lines["label"] == "EASE"]) == ""
+
+
+def test_rows_with_few_seeds_are_named_and_those_that_draw_nothing_need_none() -> None:
+    lines = pd.DataFrame(
+        [("EASE", "ease", "ca", 1), ("ACMR", "acmr", "ca", 3), ("ACMR", "acmr", "uk", 1), ("BPR", "lightgcn", "ca", 3)],
+        columns=["label", "method", "target", "seeds"],
+    )
+    said = report_page.seeds_here(lines)
+    assert said == "3 seeds or more on every market: 1 of the 2 rows that draw at random. Fewer somewhere: ACMR (1)."
+    assert report_page.seeds_here(lines[lines["label"] == "BPR"]).endswith("1 of the 1 row that draws at random.")
+
+
+def test_noise_is_what_two_seeds_differ_by() -> None:
+    lines = pd.DataFrame(
+        [("ca", "0:0.10 1:0.20"), ("ca", "0:0.50 2:0.50"), ("uk", "0:0.3"), ("jp", "0.1 0.9")],
+        columns=["target", "by_seed"],
+    )
+    # differences 0.1 and 0: 95 % of the way from one to the other
+    assert report_page.noise(lines, "one").endswith("less than: ca 0.0950.")
+    assert "its own split" in report_page.noise(lines, "one · a split per seed")
+    assert report_page.noise(lines[lines["target"] != "ca"], "one") == ""
+
+
+def test_the_order_of_the_papers_methods_is_held_against_ours() -> None:
+    means = {
+        "MAML": ("maml", 0.1, 0.3),
+        "FOREC": ("forec", 0.3, 0.3),
+        "DCMPT": ("dcmpt", 0.5, 0.1),
+        "DCMPT, mine": ("dcmpt", 0.9, 0.9),
+        "Popularity": ("popularity", 0.8, 0.8),
+        "NATR": ("natr", 0.9),
+    }
+    lines = pd.DataFrame(
+        [
+            (label, method, t, v)
+            for label, (method, *vs) in means.items()
+            for t, v in zip(("ca", "uk"), vs, strict=False)
+        ],
+        columns=["label", "method", "target", "mean"],
+    )
+    theirs = pd.DataFrame(
+        {"ca": [0.2, 0.4, 0.6, 0.9], "uk": [0.2, 0.4, 0.6, 0.9]}, index=["MAML", "FOREC", "DCMPT", "NATR"]
+    )
+    # means .2, .3, .3 and .2, .4, .6: ranks 1, 2.5, 2.5 and 1, 2, 3; of NATR we have one market only
+    assert f"3 systems' means with the paper's: {1.5 / (1.5 * 2) ** 0.5:.2f}." in report_page.paper_order(lines, theirs)
+    assert report_page.paper_order(lines, theirs).endswith("(NATR 0.9000): 0 of our 5 rows.")
+    assert report_page.paper_order(lines, theirs.iloc[1:]) == ""
 
 
 def test_protocols_agree_as_far_as_they_order_complete_methods_alike() -> None:
@@ -86,7 +147,9 @@ def test_protocols_agree_as_far_as_they_order_complete_methods_alike() -> None:
     first = of("first", a=(0.1, 0.3), b=(0.3, 0.3), c=(0.5, 0.1), d=(0.9, 0.9), e=(1.0,))  # means .2 .3 .3 .9
     second = of("second", a=(0.4, 0.4), b=(0.2, 0.4), c=(0.5, 0.5), d=(0.1, 0.1), e=(0.0, 0.0))  # .4 .3 .5 .1
     few = of("few", a=(0.1, 0.1), b=(0.2, 0.2))
-    found = report.agreement(pd.DataFrame([*first, *second, *few], columns=["protocol", "label", "target", "mean"]))
+    found = report_page.agreement(
+        pd.DataFrame([*first, *second, *few], columns=["protocol", "label", "target", "mean"])
+    )
     assert list(found.index) == ["second — first"] or list(found.index) == ["first — second"]
     # ranks 1, 2.5, 2.5, 4 and 3, 2, 4, 1: covariance -3, spreads 4.5 and 5
     assert list(found.iloc[0]) == [f"{-3 / (4.5 * 5) ** 0.5:.2f}", "4"]
@@ -94,7 +157,7 @@ def test_protocols_agree_as_far_as_they_order_complete_methods_alike() -> None:
 
 def test_a_cost_that_nobody_noted_is_a_dash() -> None:
     lines = pd.DataFrame({"label": ["A", "B"], "target": "uk", "processor_seconds": [2.0, None], "updated": [9, None]})
-    shown = report.durations(lines)
+    shown = report_page.durations(lines)
     assert list(shown.loc["A"]) == ["2.0", "2", "9"]
     assert list(shown.loc["B"]) == ["—", "—", "—"]
 
@@ -119,7 +182,7 @@ def test_a_store_without_tables_is_told_in_words(tmp_path: Path, monkeypatch: py
 
 def test_a_table_in_markdown() -> None:
     frame = pd.DataFrame({"uk": ["**0.2**"], "jp": ["0.1"]}, index=["EASE"])
-    assert report.markdown(frame) == "|  | uk | jp |\n| --- | ---: | ---: |\n| EASE | **0.2** | 0.1 |"
+    assert report_page.markdown(frame) == "|  | uk | jp |\n| --- | ---: | ---: |\n| EASE | **0.2** | 0.1 |"
 
 
 def test_of_several_studies_the_first_that_has_a_run_counts(store: Store, tmp_path: Path) -> None:
@@ -190,9 +253,11 @@ def test_what_a_table_says_together_follows_from_all_its_lines(store: Store, tmp
 def test_what_ran_on_a_gpu_is_named(store: Store, tmp_path: Path) -> None:
     lines = report.rows(store, [list_studies(store)[-1].name])
     assert set(lines["devices"]) == {"cpu"}
-    assert "On a GPU" not in "".join(report.sections(lines))
+    assert "On a GPU" not in "".join(report_page.sections(lines))
     first = lines["label"].iloc[0]
-    text = "".join(report.sections(lines.assign(devices=lines["devices"].where(lines["label"] != first, "cpu gpu"))))
+    text = "".join(
+        report_page.sections(lines.assign(devices=lines["devices"].where(lines["label"] != first, "cpu gpu")))
+    )
     assert f"On a GPU: {first} (" in text
 
 

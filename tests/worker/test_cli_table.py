@@ -59,7 +59,7 @@ def test_row_is_a_configuration_and_seeds_are_inside_it(study: Study) -> None:
     study.run("EASE", "de", 1, 0.4)
     study.run("EASE", "de", 2, 0.9, state="failed")
     study.run("EASE", "jp", 0, 0.1)
-    table = study_table(study.store, "s", "ndcg@10")
+    table = study_table(study.store, "s", "ndcg@10").cells
     assert list(table.columns) == COLUMNS
     first, second = table.to_dict("records")
     assert (first["method"], first["market"], first["seeds"], first["users"]) == ("EASE", "de", 2, 6)
@@ -73,7 +73,7 @@ def test_runs_from_other_sources_are_no_further_seeds(study: Study) -> None:
     study.run("KNN", "de", 0, 0.2, sources=("jp", "uk"))
     study.run("KNN", "de", 0, 0.4, sources=("jp",))
     study.run("KNN", "de", 0, 0.6, sources=("uk",))
-    table = study_table(study.store, "s", "ndcg@10").set_index("method")
+    table = study_table(study.store, "s", "ndcg@10").cells.set_index("method")
     assert dict(table["mean"]) == {"KNN": 0.2, "KNN, from jp": 0.4, "KNN, from uk": 0.6}
     assert set(table["seeds"]) == {1}
 
@@ -102,7 +102,7 @@ def test_configurations_of_one_name_are_rows_of_their_own(store: Store, digest: 
         {"method": "lightgcn", "label": "Mine", "settings": {"layers": 1}},
         {"method": "lightgcn", "label": "Mine", "settings": {"layers": 2}},
     ]
-    table = study_table(store, finished(store, launched("names", methods)), "ndcg@10")
+    table = study_table(store, finished(store, launched("names", methods)), "ndcg@10").cells
     names = list(table["method"])
     assert names[2:] == ["Mine (layers=1)", "Mine (layers=2)"]
     assert [name.partition(" #")[0] for name in names[:2]] == ["Blend", "Blend"]
@@ -113,14 +113,14 @@ def test_configurations_of_one_name_are_rows_of_their_own(store: Store, digest: 
 def test_rows_have_the_studys_own_names(store: Store, digest: str) -> None:
     finished(store, launched("first", [{"method": "lightgcn", "label": "Somebody's"}], seeds=[0]))
     second = finished(store, launched("second", [{"method": "lightgcn"}]))
-    (row,) = study_table(store, second, "ndcg@10").to_dict("records")
+    (row,) = study_table(store, second, "ndcg@10").cells.to_dict("records")
     assert (row["method"], row["seeds"]) == ("LightGCN, target only", 2)
 
 
 def test_protocols_that_read_alike_are_tables_of_their_own(store: Store, digest: str) -> None:
     protocols = [{"split": {"kind": "ratio"}, "evaluation": {"select": name}} for name in ("ndcg@10", "recall@10")]
     study_id = finished(store, launched("alike", [{"method": "popularity"}], protocols=protocols))
-    table = study_table(store, study_id, "ndcg@10")
+    table = study_table(store, study_id, "ndcg@10").cells
     assert list(table["seeds"]) == [1, 1]
     digests = sorted(run.protocol[:12] for run in list_runs(store, study_id=study_id))
     assert list(table["protocol"]) == [f"ratio 80/10/10 · catalogue ({digest})" for digest in digests]
@@ -128,15 +128,15 @@ def test_protocols_that_read_alike_are_tables_of_their_own(store: Store, digest:
 
 def test_other_studies_and_unknown_metrics_give_nothing(study: Study) -> None:
     study.run("EASE", "de", 0, 0.2)
-    assert study_table(study.store, "another", "ndcg@10").empty
-    assert study_table(study.store, "s", "ndcg@7").empty
+    assert study_table(study.store, "another", "ndcg@10").cells.empty
+    assert study_table(study.store, "s", "ndcg@7").cells.empty
 
 
 def test_latex_marks_the_best_of_each_market_and_never_mixes_protocols(study: Study) -> None:
     for label, market, value in (("EASE", "de", 0.5), ("Mine_50%", "de", 0.25), ("EASE", "jp", 0.125)):
         study.run(label, market, 0, value)
     study.run("EASE", "de", 0, 0.75, split="events")
-    text = to_latex(study_table(study.store, "s", "ndcg@10"), "ndcg@10")
+    text = to_latex(study_table(study.store, "s", "ndcg@10").cells, "ndcg@10")
     assert text.count(r"\begin{tabular}") == 2
     events, ratio = text.split(r"\end{tabular}")[:2]
     assert "events 80/10/10" in events
@@ -148,7 +148,7 @@ def test_latex_marks_the_best_of_each_market_and_never_mixes_protocols(study: St
 def test_latex_shows_the_deviation_of_several_seeds(study: Study) -> None:
     study.run("EASE", "de", 0, 0.2)
     study.run("EASE", "de", 1, 0.4)
-    text = to_latex(study_table(study.store, "s", "ndcg@10"), "ndcg@10")
+    text = to_latex(study_table(study.store, "s", "ndcg@10").cells, "ndcg@10")
     assert r"\textbf{0.3000 $\pm$ 0.1414}" in text
     assert "up to 2 seeds, 6 users" in text
 

@@ -70,6 +70,8 @@ def test_the_exported_table_is_about_shared_splits(store: Store, digest: str) ->
                 row.state = "succeeded"
                 session.add(StudyRunRow(study_id="s", run_id=row.id))
                 session.add(MetricRow(run_id=row.id, part="test", slice="all", name="ndcg@10", value=value, n=6))
-    table = study_table(study.store, "s", "ndcg@10").set_index("method")
+    cells, said = study_table(study.store, "s", "ndcg@10")
+    assert "1 of 5 runs is left out" in said
+    table = cells.set_index("method")
     assert dict(table["mean"]) == pytest.approx({"ease": 0.3, "popularity": 0.3})
     assert set(table["seeds"]) == {2}

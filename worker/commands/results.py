@@ -37,9 +37,11 @@ def export(
     from worker.store.studies import find_study
 
     store = opened()
-    table = study_table(store, find_study(store, study).id, metric)
+    table, left_out = study_table(store, find_study(store, study).id, metric)
     if table.empty:
         raise NotFoundError(f"No run of this study has the metric {metric!r} yet.", hint="See `cmr runs --study`.")
+    if left_out:  # beside the table, not in it
+        typer.echo(left_out, err=True)
     text = table.to_csv(index=False) if form == "csv" else to_latex(table, metric)
     if out is None:
         typer.echo(text, nl=False)

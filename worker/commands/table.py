@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import select
 
@@ -20,10 +20,15 @@ if TYPE_CHECKING:
 COLUMNS = ["protocol", "method", "market", "mean", "std", "seeds", "users"]
 
 
-def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
+class StudyTable(NamedTuple):
+    cells: pd.DataFrame  # columns as in COLUMNS
+    left_out: str  # which runs rest on splits that others lack, in words; empty where all count
+
+
+def study_table(store: Store, study_id: str, metric: str) -> StudyTable:
     """Mean and standard deviation over seeds of a test metric, for each protocol, method and market.
 
-    Columns as in COLUMNS; only succeeded runs count, so `seeds` says how many there were. Methods have the names that
+    Only succeeded runs count, so `seeds` says how many there were. Methods have the names that
     the study gives them, told apart as on the pages: one that learned from some of the source markets only is a row of
     its own, which names them. Where every seed has a split of its own, the rows of a market rest on the seeds that they
     share.
@@ -31,7 +36,7 @@ def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
     import pandas as pd
 
     from worker.store import naming
-    from worker.store.comparable import same_splits
+    from worker.store.comparable import left_out, same_splits
 
     query = (
         select(*naming.RUN, MetricRow.value, MetricRow.n)
@@ -44,15 +49,18 @@ def study_table(store: Store, study_id: str, metric: str) -> pd.DataFrame:
     with store.read() as session:
         runs = pd.DataFrame(session.execute(query).all(), columns=[column.key for column in query.selected_columns])
     if runs.empty:
-        return pd.DataFrame(columns=COLUMNS)
+        return StudyTable(pd.DataFrame(columns=COLUMNS), "")
     named = _named(store, study_id, runs)
     markets = market_names(get_corpus(store, str(runs["corpus"].iloc[0])))
     texts = naming.protocol_names(dict(zip(runs["protocol"], runs["text"], strict=True)))
-    parts = [same_splits(naming.label_rows(mine, markets)) for _, mine in named.groupby("protocol")]
-    rows = pd.concat(parts).assign(text=lambda frame: frame["protocol"].map(texts))
+    parts = [naming.label_rows(mine, markets) for _, mine in named.groupby("protocol")]
+    kept = [same_splits(mine) for mine in parts]
+    said = [left_out(mine, same) for mine, same in zip(parts, kept, strict=True)]
+    rows = pd.concat(kept).assign(text=lambda frame: frame["protocol"].map(texts))
     groups = rows.groupby(["text", "label", "target"])
     table = groups.agg(mean=("value", "mean"), std=("value", "std"), seeds=("value", "size"), users=("n", "max"))
-    return table.rename_axis(["protocol", "method", "market"]).reset_index()[COLUMNS]
+    cells = table.rename_axis(["protocol", "method", "market"]).reset_index()[COLUMNS]
+    return StudyTable(cells, " ".join(filter(None, said)))
 
 
 def to_latex(table: pd.DataFrame, metric: str) -> str:
