@@ -18,7 +18,7 @@ from cmr_core.data.lists import Lists, read_lists
 from cmr_core.data.market import Corpus
 from cmr_core.data.synthetic import synthetic
 from cmr_core.errors import CmrError, SpecError
-from cmr_core.experiment import Outcome, run
+from cmr_core.experiment import Outcome, run, settle
 from cmr_core.export import save
 from cmr_core.models.registry import load
 from cmr_core.spec import JobSpec, parse
@@ -28,6 +28,7 @@ from cmr_core.training.monitor import ProgressBarMonitor
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the job and print its metrics. Exit code 0; 2 with cause and next step on stderr where it cannot run."""
     options = _parser().parse_args(arguments)
+    settle()
     try:
         corpus = _corpus(options)
         body = read_body(options.job, corpus)

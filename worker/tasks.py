@@ -137,9 +137,9 @@ def _begin(**_: Any) -> None:
     settings = get_settings()
     if settings.worker_gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = settings.worker_gpu
-    import torch  # after the fork and after the device is pinned
+    from cmr_core.experiment import settle  # torch: after the fork and after the device is pinned
 
-    torch.set_num_threads(settings.torch_threads)
+    settle(settings.torch_threads)
     for plugin in settings.plugins:
         importlib.import_module(plugin)
     _store().forked()

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -218,6 +220,20 @@ def test_a_missing_gpu_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(DeviceError, match="this machine has none"):
         run(job(corpus, budget={"device": "gpu"}), corpus, QuietMonitor())
+
+
+@pytest.mark.parametrize("wanted", [None, "default"])
+def test_a_process_takes_the_vector_instructions_that_other_machines_have_too(wanted: str | None) -> None:
+    """In a process of its own, as torch asks once; `wanted`: what the user has set."""
+    around = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
+    told = {"ATEN_CPU_CAPABILITY": wanted} if wanted else {}
+    code = "from cmr_core.experiment import environment, settle; settle(1); print(environment('cpu')['vectors'])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**around, **told}, capture_output=True, text=True, check=True, timeout=120
+    )
+    has = torch.cpu.get_capabilities()
+    wide = "AVX2" if has.get("avx2") else done.stdout.strip()  # no claim about other kinds of processor
+    assert done.stdout.strip() == ("DEFAULT" if wanted else wide)
 
 
 def test_on_a_gpu_every_sum_has_its_order(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -154,12 +154,11 @@ def send(store: Store, ids: list[str]) -> None:
 
 def _execute_here(store: Store, ids: list[str]) -> None:
     """Carry out those of the runs that nobody has and that have not ended."""
-    import torch
-
+    from cmr_core.experiment import settle
     from worker.store.runs import claim
     from worker.tasks import perform, worker_name
 
-    torch.set_num_threads(store.settings.torch_threads)
+    settle(store.settings.torch_threads)
     for number, run_id in enumerate(ids, start=1):
         taken = claim(store, run_id, worker_name())
         if taken is not None:
