@@ -18,6 +18,7 @@ STRONGEST = "strongest"  # the reference that may be another method in each mark
 RESAMPLES = 2000
 CELL = ["label", "method", "target", "mean", "low", "high", "n", "seeds", "date"]
 TEST = ["reference", "difference", "diff_low", "diff_high", "effect", "wins", "ties", "losses", "p_wilcoxon"]
+ALIKE = 9  # digits to which two means are compared
 FAMILY = ["p_holm", "significant"]  # what the tests of a whole table say together
 PAPERS = {"ratio": "DCMPT paper, table 1", "leave-one-out": "ACMR paper, table 3"}  # by the split they come nearest to
 PerUser = Callable[[str, str], pd.DataFrame]
@@ -134,8 +135,17 @@ def _tables(runs: pd.DataFrame, per_user: PerUser) -> list[pd.DataFrame]:
 def _reference(cells: pd.DataFrame, families: Mapping[str, str], reference: str) -> str | None:
     if reference != STRONGEST:
         return reference if reference in set(cells["label"]) else None
-    simple = cells[cells["method"].map(lambda name: families.get(name) in SIMPLE)]
-    return None if simple.empty else str(simple["label"].iloc[simple["mean"].argmax()])
+    return strongest(cells, families)
+
+
+def strongest(cells: pd.DataFrame, families: Mapping[str, str]) -> str | None:
+    """The label with the highest mean of those that use no other market, or None. `cells`: label, method, mean.
+
+    Of equal means, also where they differ by rounding, the first in the alphabet: otherwise one more run of another
+    method could turn the order of two that are alike, and with it the reference of every test.
+    """
+    simple = cells[cells["method"].map(families).isin(SIMPLE)].sort_values("label")
+    return None if simple.empty else str(simple["label"].iloc[simple["mean"].round(ALIKE).argmax()])
 
 
 def grid(comparison: Comparison) -> tuple[pd.DataFrame, pd.DataFrame]:

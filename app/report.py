@@ -118,10 +118,9 @@ def added(new: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     """
     theirs = pd.MultiIndex.from_frame(old[KEY])
     both = pd.concat([new, old[~theirs.isin(pd.MultiIndex.from_frame(new[KEY]))]], ignore_index=True)
-    simple = both["method"].map(families()).isin(comparison.SIMPLE)
-    best = both[simple].sort_values("mean").groupby(["protocol", "metric", "target"])["label"].last()
-    place = pd.MultiIndex.from_frame(both[["protocol", "metric", "target"]])
-    present = pd.Series(best.reindex(place).to_numpy(), index=both.index)
+    table = ["protocol", "metric", "target"]
+    best = {key: comparison.strongest(mine, families()) for key, mine in both.groupby(table)}
+    present = pd.Series([best[key] for key in both[table].itertuples(index=False, name=None)], index=both.index)
     stale = both["reference"].notna() & (both["reference"] != present)
     both.loc[stale, comparison.TEST] = np.nan
     whole = [*comparison.FAMILY, "place"]

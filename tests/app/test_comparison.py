@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from app import charts, comparison, describing, words
-from app.comparison import STRONGEST, Comparison, compare
+from app.comparison import STRONGEST, Comparison, compare, strongest
 from cmr_core.data.describe import describe
 from cmr_core.data.synthetic import synthetic
 from cmr_core.models.registry import load
@@ -106,6 +106,15 @@ def test_a_method_that_lacks_a_market_stands_below_those_that_have_all() -> None
     part = runs[(runs["method"] != "cross") | (runs["target"] == "de")]
     assert list(compare(part, "ndcg@10", per_user, FAMILIES).labels) == ["POP", "WEAK", "CROSS"]
     assert list(comparison.means(part)["label"].drop_duplicates()) == ["POP", "WEAK", "CROSS"]
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_of_two_references_that_are_alike_it_is_always_the_same(order: tuple[str, str]) -> None:
+    means = dict(zip(order, (0.1 + 0.2, 0.3), strict=True))  # 0.30000000000000004 and 0.3
+    cells = pd.DataFrame({"label": list(means), "method": "pop", "mean": list(means.values())})
+    other = pd.DataFrame({"label": ["CROSS", "weak"], "method": ["cross", "weak"], "mean": [0.9, 0.2]})
+    assert strongest(pd.concat([cells, other]), FAMILIES) == "a"
+    assert strongest(other.head(1), FAMILIES) is None
 
 
 def test_chosen_reference() -> None:
