@@ -19,7 +19,7 @@ from cmr_core.data.market import Corpus
 from cmr_core.data.sampling import Candidates, Part, sample_candidates
 from cmr_core.data.split import MarketSplit, Split, make_split
 from cmr_core.errors import Cancelled, DataError, DeviceError, SpecError
-from cmr_core.evaluation.evaluate import Evaluation, Judge, evaluate
+from cmr_core.evaluation.evaluate import LISTS, Evaluation, Judge, Score, asks_lists_only, evaluate
 from cmr_core.interfaces import Fitted, ListScoring, Monitor, Progress, Recommender, Run, Task
 from cmr_core.models.registry import MethodInfo, get
 from cmr_core.spec import Device, JobSpec
@@ -67,9 +67,12 @@ def run(
     context = Run(spec.seed, device, Judge(split, drawn.evaluation, target=spec.target, given=exam.given), recorder)
     members = tuple(_member(job, split, context, find, at) for at, job in enumerate(member_jobs(spec), start=1))
     recommender = method.create(spec.settings).fit(task, replace(context, members=members))
-    # in percent, as validation and test ask about different numbers of users
-    valid = exam.take(recommender, "valid", lambda done, total: _step(recorder, "evaluate", 50 * done // total, 100))
-    test = exam.take(recommender, "test", lambda done, total: _step(recorder, "evaluate", 50 + 50 * done // total, 100))
+    first = exam.share(recommender)  # in percent, as validation and test ask for different numbers of scores
+    rest = 100 - first
+    valid = exam.take(recommender, "valid", lambda done, total: _step(recorder, "evaluate", first * done // total, 100))
+    test = exam.take(
+        recommender, "test", lambda done, total: _step(recorder, "evaluate", first + rest * done // total, 100)
+    )
     seconds = time.perf_counter() - started
     around = environment(device) | memory.mib() | {"processor_seconds": f"{time.process_time() - busy:.2f}"}
     return Outcome(recommender, test, valid, recorder.curves, recorder.stages, around, seconds)
@@ -213,11 +216,21 @@ class _Exam:
     def market(self, part: Part) -> MarketSplit:
         return self.test if part == "test" else self.split.markets[self.spec.target]
 
+    def share(self, recommender: Recommender) -> int:
+        """Percent of the time that validation takes: half of it, or next to none without a pass over the catalogue."""
+        listed = self.spec.evaluation.candidates != "catalogue"
+        return 2 if listed and asks_lists_only(_scorer(recommender), lists=0) else 50
+
     def take(self, recommender: Recommender, part: Part, watch: Callable[[int, int], None]) -> Evaluation:
         # own items are those of the split, also where another test takes the place of its test part
         drawn = sample_candidates(self.split, self.spec.target, part, self.spec.evaluation, given=self.given)
-        score = recommender if isinstance(recommender, ListScoring) else recommender.score
-        return evaluate(score, self.market(part), part, self.spec.evaluation, drawn, watch=watch)
+        lists = LISTS if part == "test" else 0  # nobody looks at the lists of validation
+        rule, market = self.spec.evaluation, self.market(part)
+        return evaluate(_scorer(recommender), market, part, rule, drawn, lists=lists, watch=watch)
+
+
+def _scorer(recommender: Recommender) -> Score | ListScoring:
+    return recommender if isinstance(recommender, ListScoring) else recommender.score
 
 
 def _exam(spec: JobSpec, corpus: Corpus, split: Split, lists: Lists | None) -> _Exam:

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 import numpy as np
 
@@ -26,6 +26,7 @@ from cmr_core.interfaces import FloatArray, IntArray, ListScoring
 from cmr_core.spec import EvalSpec
 
 Score = Callable[[IntArray], FloatArray]
+LISTS = 50  # items per user in a top list
 COSTLY_LISTS = 200  # users whose top lists are made where a catalogue is dear and nobody needs it for the metrics
 WIDE = 2**31  # above every item code, so that row * WIDE + item orders pairs
 
@@ -49,7 +50,7 @@ class Evaluation:
     values: dict[str, FloatArray]  # e.g. "ndcg@10": (n,) float64
     overall: dict[str, float]  # coverage@k, novelty@k, gini@k, popularity@k; empty unless everybody has a list
     slices: list[Slice]  # groups in which there is nobody are left out
-    top_users: IntArray  # (t,) whose lists follow: `users`, or some of them where a method's catalogue is dear
+    top_users: IntArray  # (t,) whose lists follow: `users`, or some of them where a method's catalogue is dear, or none
     top_items: IntArray  # (t, K) int32, best first; -1 where a list is short
     top_scores: FloatArray  # (t, K); -inf where a list is short
     held_user: IntArray  # (H,) one row per held-out item, ascending by user and rank
@@ -68,37 +69,46 @@ def evaluate(
     spec: EvalSpec,
     candidates: Candidates | None,
     *,
-    lists: int = 50,
+    lists: int = LISTS,
     watch: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate `score`, which maps local user codes (B,) to scores (B, n_items), on a part of `market`.
 
     Users without held-out rows (or, with a given list, without a row in it) are not counted. `lists` items per user
     are kept. One pass in blocks of users: O(users * items) beside the scoring; a block holds about 500,000 scores.
-    A costly scorer is asked about listed candidates only, where the protocol lists them; then COSTLY_LISTS users, drawn
-    with the seed, get top lists. `watch` hears after each block how many scores of how many there are; what it raises
-    ends the evaluation. Raises TrainingError for scores of the wrong shape or not finite.
+    Where the protocol lists candidates, a costly scorer is asked about those only, and then COSTLY_LISTS users, drawn
+    with the seed, get top lists; so is every scorer of lists where `lists` is 0, and nobody gets one. `watch` hears
+    after each block how many scores of how many there are; what it raises ends the evaluation. Raises TrainingError
+    for scores of the wrong shape or not finite.
     """
     cases = shown = prepare(market, part, candidates)
-    widest = max(lists, spec.cutoffs[-1])
-    if isinstance(score, ListScoring) and score.costly and cases.listed is not None:
-        shown = replace(cases.sample(COSTLY_LISTS, spec.seed), listed=None)
-        total = cases.listed.size + len(shown.users) * shown.n_items
-        rank = _listed_ranks(score, cases, spec.seed, lambda done: watch(done, total))
+    width = max(lists, spec.cutoffs[-1]) if lists else 0
+    if not lists:
+        shown = cases.block(0, 0)
+    if cases.listed is not None and asks_lists_only(score, lists=lists):
+        if lists:
+            shown = replace(cases.sample(COSTLY_LISTS, spec.seed), listed=None)
         before = cases.listed.size
-        _, top, top_score = _run(score, shown, spec.seed, widest, lambda done: watch(before + done, total))
+        total = before + len(shown.users) * shown.n_items
+        rank = _listed_ranks(score, cases, spec.seed, lambda done: watch(done, total))
+        _, top, top_score = _run(score, shown, spec.seed, width, lambda done: watch(before + done, total))
     else:
         total = len(cases.users) * cases.n_items
-        rank, top, top_score = _run(score, cases, spec.seed, widest, lambda done: watch(done, total))
+        rank, top, top_score = _run(score, cases, spec.seed, width, lambda done: watch(done, total))
     values = per_user(cases.held_row, rank, len(cases.users), spec.cutoffs)
     everybody = len(shown.users) == len(cases.users)
-    overall = beyond_accuracy(top, _train_users(market), market.n_users, spec.cutoffs) if everybody else {}
+    overall = beyond_accuracy(top, _train_users(market), market.n_users, spec.cutoffs) if lists and everybody else {}
     order = np.lexsort((rank, cases.held_row))
     held_user = cases.users[cases.held_row[order]]
     kept = (top[:, :lists], top_score[:, :lists])
     held = (held_user, cases.held_item[order], rank[order])
     slices = _slices(market, cases, rank, values, spec)
     return Evaluation(market.name, part, cases.users, values, overall, slices, shown.users, *kept, *held)
+
+
+def asks_lists_only(score: Score | ListScoring, *, lists: int) -> TypeGuard[ListScoring]:
+    """Whether `score` is asked about no catalogue for its ranks, where a protocol lists candidates."""
+    return isinstance(score, ListScoring) and (score.costly or not lists)
 
 
 class Judge:

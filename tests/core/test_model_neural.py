@@ -84,6 +84,32 @@ def test_a_costly_network_is_asked_about_listed_candidates_only_and_gets_the_sam
         assert one.means() == other.means()
 
 
+def test_without_top_lists_every_network_is_asked_about_listed_candidates_only() -> None:
+    split, spec = checkerboard(), EvalSpec(candidates="sampled-market", negatives=9)
+    cheap = scorer("cheap-sum")
+    drawn = sample_candidates(split, TARGET, "valid", spec)
+    whole = evaluate(cheap, split.markets[TARGET], "valid", spec, drawn)
+    asked: list[tuple[int, ...]] = []
+
+    class Asked:
+        costly = False
+
+        def __call__(self, users: np.ndarray) -> np.ndarray:
+            raise AssertionError("nobody needs a catalogue")
+
+        def listed(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+            asked.append(items.shape)
+            return cheap.listed(users, items)
+
+    short = evaluate(Asked(), split.markets[TARGET], "valid", spec, drawn, lists=0)
+    assert asked
+    assert all(width <= 10 for _, width in asked), "a list has 10 items"
+    np.testing.assert_array_equal(short.held_rank, whole.held_rank)
+    assert short.means() == {name: value for name, value in whole.means().items() if name not in whole.overall}
+    assert (len(short.top_users), short.top_items.size, short.overall) == (0, 0, {})
+    assert whole.overall
+
+
 def test_a_judge_asks_the_same_few_users_each_time() -> None:
     judge, cheap = Judge(checkerboard(), EvalSpec()), scorer("cheap-sum")
     asked: list[np.ndarray] = []
