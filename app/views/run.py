@@ -128,7 +128,9 @@ def _results(store: Store, run: RunRow) -> None:
     )
     groups = metrics[(metrics["part"] == "test") & (metrics["slice"] != "all")]
     left, right = st.columns(2, gap="large")
-    left.dataframe(wide, hide_index=True, height=360)
+    # what is beyond accuracy is about lists, and validation needs none
+    names = {"test": "Test", "valid": "Validation"}
+    left.dataframe(wide.rename(columns=names), hide_index=True, height=360, placeholder="—")
     table = groups.pivot_table(index=["slice", "n"], columns="name", values="value").reset_index()
     table = table.sort_values("slice", key=lambda names: names.map(_group_order), ignore_index=True)
     shown = [name for name in ("slice", "n", "ndcg@10", "recall@10", "hit@10", "mrr@10") if name in table]
