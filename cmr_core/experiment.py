@@ -172,7 +172,7 @@ def settle(threads: int | None = None) -> None:
 
     Torch takes the widest vector instructions of a machine, and sums of eight numbers round otherwise than sums of
     sixteen: after some hundred steps the same seed would have trained another model where there is AVX-512. So there
-    it keeps to AVX2, which costs nothing that could be measured, unless the variable ATEN_CPU_CAPABILITY says
+    it keeps to AVX2, which cost NeuMF and Wide&Deep no time, unless the variable ATEN_CPU_CAPABILITY says
     otherwise. What the matrix products' library (MKL) chooses for a processor is left to it.
     """
     if threads is not None:
