@@ -80,8 +80,10 @@ def stand_out(lines: pd.DataFrame) -> str:
     better = lines[lines["significant"].astype(bool) & (lines["difference"] > 0)]
     where = better.sort_values("target").groupby("label")["target"].agg(" ".join)
     means = _means(lines)
-    order = means.reindex(where.index).sort_values(ascending=False).index
-    found = [f"{label} ({where[label]}; mean {means[label]:.4f})" for label in order if label in means]
+    order = means.reindex(where.index).sort_values(ascending=False)  # rows that lack a market have none, and come last
+    found = [
+        f"{label} ({where[str(label)]}; mean {mean:.4f})".replace("; mean nan", "") for label, mean in order.items()
+    ]
     said = "; ".join(found) or "no row on any market"
     return f"Significantly better than the market's reference, of {words.plural(tests, 'test')}: {said}."
 

@@ -89,6 +89,8 @@ def test_what_is_significantly_better_is_named_with_its_markets() -> None:
     assert report_page.stand_out(lines) == f"Significantly better than the market's reference, of 6 tests: {found}"
     assert report_page.stand_out(lines[lines["label"] == "Worse"]).endswith("of 2 tests: no row on any market.")
     assert report_page.stand_out(lines[lines["label"] == "EASE"]) == ""
+    half = lines.drop(lines.index[[5]])  # Good has no ca any more, and so no mean
+    assert report_page.stand_out(half).endswith("Best (uk; mean 0.6000); Good (uk).")
 
 
 def test_rows_with_few_seeds_are_named_and_those_that_draw_nothing_need_none() -> None:
