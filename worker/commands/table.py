@@ -28,10 +28,9 @@ class StudyTable(NamedTuple):
 def study_table(store: Store, study_id: str, metric: str) -> StudyTable:
     """Mean and standard deviation over seeds of a test metric, for each protocol, method and market.
 
-    Only succeeded runs count, so `seeds` says how many there were. Methods have the names that
-    the study gives them, told apart as on the pages: one that learned from some of the source markets only is a row of
-    its own, which names them. Where every seed has a split of its own, the rows of a market rest on the seeds that they
-    share.
+    Only succeeded runs count, so `seeds` says how many there were. Methods have the names that the study gives them,
+    told apart as on the pages: one that learned from some of the source markets only is a row of its own, which names
+    them. Where every seed has a split of its own, the rows of a market rest on the seeds that they share.
     """
     import pandas as pd
 
