@@ -173,12 +173,15 @@ def settle(threads: int | None = None) -> None:
     Torch takes the widest vector instructions of a machine, and sums of eight numbers round otherwise than sums of
     sixteen: after some hundred steps the same seed would have trained another model where there is AVX-512. So there
     it keeps to AVX2, which cost NeuMF and Wide&Deep no time, unless the variable ATEN_CPU_CAPABILITY says
-    otherwise. What the matrix products' library (MKL) chooses for a processor is left to it.
+    otherwise. oneDNN, to which torch leaves GELU, chooses by itself and is told the same, unless ONEDNN_MAX_CPU_ISA or
+    its old name is set. What the matrix products' library (MKL) chooses for a processor is left to it.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     if torch.cpu.get_capabilities().get("avx512_f"):
         os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
+        if "DNNL_MAX_CPU_ISA" not in os.environ:
+            os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX2")
 
 
 def seed_everything(seed: int) -> None:

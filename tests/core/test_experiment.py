@@ -222,18 +222,34 @@ def test_a_missing_gpu_is_an_error(corpus: Corpus, monkeypatch: pytest.MonkeyPat
         run(job(corpus, budget={"device": "gpu"}), corpus, QuietMonitor())
 
 
+LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
+
+def printed(code: str, told: dict[str, str]) -> str:
+    """What a process of its own prints after `settle`, as torch and oneDNN ask once; `told`: what the user has set."""
+    around = {name: value for name, value in os.environ.items() if name not in LIMITS}
+    whole = f"from cmr_core.experiment import environment, settle; settle(1); {code}"
+    done = subprocess.run(
+        [sys.executable, "-c", whole], env={**around, **told}, capture_output=True, text=True, check=True, timeout=120
+    )
+    return done.stdout.strip()
+
+
 @pytest.mark.parametrize("wanted", [None, "default"])
 def test_a_process_takes_the_vector_instructions_that_other_machines_have_too(wanted: str | None) -> None:
-    """In a process of its own, as torch asks once; `wanted`: what the user has set."""
-    around = {name: value for name, value in os.environ.items() if name != "ATEN_CPU_CAPABILITY"}
-    told = {"ATEN_CPU_CAPABILITY": wanted} if wanted else {}
-    code = "from cmr_core.experiment import environment, settle; settle(1); print(environment('cpu')['vectors'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code], env={**around, **told}, capture_output=True, text=True, check=True, timeout=120
-    )
+    found = printed("print(environment('cpu')['vectors'])", {"ATEN_CPU_CAPABILITY": wanted} if wanted else {})
     has = torch.cpu.get_capabilities()
-    wide = "AVX2" if has.get("avx2") else done.stdout.strip()  # no claim about other kinds of processor
-    assert done.stdout.strip() == ("DEFAULT" if wanted else wide)
+    wide = "AVX2" if has.get("avx2") else found  # no claim about other kinds of processor
+    assert found == ("DEFAULT" if wanted else wide)
+
+
+@pytest.mark.skipif(not torch.cpu.get_capabilities().get("avx2"), reason="this processor has no AVX2")
+def test_so_does_the_library_that_torch_leaves_some_functions_to() -> None:
+    """GELU is oneDNN's, which rounds otherwise with each kind of vector instructions."""
+    code = "import torch; x = torch.linspace(-4, 4, 1000); print(torch.nn.functional.gelu(x).numpy().tobytes().hex())"
+    settled = printed(code, {})
+    assert settled == printed(code, {"ONEDNN_MAX_CPU_ISA": "AVX2"}) == printed(code, {"DNNL_MAX_CPU_ISA": "AVX2"})
+    assert settled != printed(code, {"DNNL_MAX_CPU_ISA": "SSE41"})  # what the user has set is left alone
 
 
 def test_on_a_gpu_every_sum_has_its_order(monkeypatch: pytest.MonkeyPatch) -> None:
