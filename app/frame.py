@@ -61,6 +61,12 @@ def header(title: str, caption: str = "") -> None:
         st.caption(caption)
 
 
+def remark(text: str) -> None:
+    """A small line about what a page shows or leaves out; nothing where `text` is empty."""
+    if text:
+        st.caption(f":material/info: {literal(text)}")
+
+
 def run_link(run_id: str, text: str, icon: str) -> None:
     """A line that opens a run."""
     st.page_link("views/run.py", label=literal(text), icon=icon, query_params={"id": run_id})

@@ -40,8 +40,7 @@ def body(store: Store) -> None:
     if kept.empty:
         frame.empty("**Nothing fits these filters.** Clear the methods or the markets above.")
         return
-    if said := left_out(chosen_rows, kept):
-        st.caption(f":material/info: {frame.literal(said)}")
+    frame.remark(left_out(chosen_rows, kept))
     table = cached.compare(kept, metric, reference)
     view = panels.View(digest, protocol, text, metric, kept, table, markets)
     name = frame.choose(

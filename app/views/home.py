@@ -101,8 +101,7 @@ def _picture(store: Store, place: DeltaGenerator, corpus: str, protocol: str, te
             + (f"The {MOST} best of {words.count(many)}. " if (many := everything["label"].nunique()) > MOST else "")
             + "Means over seeds; intervals and tests are on the page Compare."
         )
-        if said := left_out(finished, results):
-            st.caption(f":material/info: {frame.literal(said)}")
+        frame.remark(left_out(finished, results))
         address = {"corpus": corpus[:12], "protocol": protocol[:12], "view": "chart"}
         st.page_link(
             "views/compare.py", label="Compare these methods", icon=":material/arrow_forward:", query_params=address

@@ -62,8 +62,7 @@ def _standing(store: Store, info: MethodInfo) -> None:
             "Launch a study",
         )
         return
-    if said := left_out(finished, labelled):
-        st.caption(f":material/info: {frame.literal(said)}")
+    frame.remark(left_out(finished, labelled))
     mine = labelled[labelled["method"] == info.name]
     own = labelled[labelled["label"].isin(stands["series"])]
     labels = dict(zip(own["label"], own["method"], strict=True))

@@ -128,8 +128,7 @@ def _view(store: Store, study_id: str, spec: StudySpec, runs: pd.DataFrame) -> V
 
 
 def _figures(view: View, store: Store) -> None:
-    if said := view.left_out():
-        st.caption(f":material/info: {frame.literal(said)}")
+    frame.remark(view.left_out())
     for kind in dict.fromkeys(view.spec.figures):
         with st.container(key=f"figure-{kind}"):
             st.subheader(figures.TITLES[kind], anchor=False)
