@@ -174,7 +174,8 @@ def settle(threads: int | None = None) -> None:
     sixteen: after some hundred steps the same seed would have trained another model where there is AVX-512. So there
     it keeps to AVX2, which cost NeuMF and Wide&Deep no time, unless the variable ATEN_CPU_CAPABILITY says
     otherwise. oneDNN, to which torch leaves GELU, chooses by itself and is told the same, unless ONEDNN_MAX_CPU_ISA or
-    its old name is set. What the matrix products' library (MKL) chooses for a processor is left to it.
+    its old name is set. What the libraries of matrix products (MKL, OpenBLAS) choose for a processor is left to them:
+    the latter does so when NumPy is imported, and the last digits of closed forms differ (OPENBLAS_CORETYPE=Haswell).
     """
     if threads is not None:
         torch.set_num_threads(threads)
