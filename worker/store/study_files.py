@@ -60,7 +60,8 @@ def load_study(path: Path) -> StudySpec:
     try:
         return read_study(path.read_bytes())
     except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}.", hint="Give the YAML file of a study.") from None
+        hint = "Give the YAML file of a study; those of the project go by name: ./cmr study launch NAME."
+        raise SpecError(f"{path} cannot be read: {error.strerror}.", hint=hint) from None
     except SpecError as error:
         raise SpecError(f"{path}: {error}", hint=error.hint) from None
 
