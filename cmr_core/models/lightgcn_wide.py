@@ -35,8 +35,8 @@ class LightGCNWide(LightGCNAll):
     LightGCN (He et al., SIGIR 2020) as the third place of WSDM Cup 2022 trained it on XMarket: 4 layers, 2,048
     dimensions, batch 8,192, L2 6e-5. One training serves all targets.
     Under leave-one-out with sampled-market candidates it is above popularity on all seven markets, by NDCG@10 and by
-    recall@10, and has the best recall@10 of all methods on most. With events split and the whole catalogue its NDCG@10
-    is below popularity on ca, de, jp and mx (one seed; figures: its page and docs/results.md).
+    recall@10, and has the best recall@10 of all methods on six. With events split and the whole catalogue its NDCG@10
+    is below popularity on ca, de, jp and mx (three seeds; figures: its page and docs/results.md).
     Validation was still rising after the ten passes, and step size and passes are untuned. Cost on XMarket electronics:
     the ten passes took 727 processor seconds on one busy core and 20 seconds on an H200. Memory: (users + items of all
     markets) x D, twice for Adam, and several times in a step; a whole process took 4.1 GB.
