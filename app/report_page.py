@@ -23,10 +23,10 @@ def sections(lines: pd.DataFrame) -> Iterator[str]:
     From the lines of `results.csv`.
     """
     for metric in METRICS:
-        for text in lines["protocol"].value_counts().index:
+        for text in _protocols(lines):
             mine = lines[(lines["metric"] == metric) & (lines["protocol"] == text)]
             if len(mine):
-                yield "\n\n".join(_section(mine, metric, str(text)))
+                yield "\n\n".join(_section(mine, metric, text))
     alike = agreement(lines[lines["metric"] == METRICS[0]])
     if len(alike):
         yield f"### Do protocols agree on the order of methods? Means of {words.metric(METRICS[0])} over markets"
@@ -68,6 +68,11 @@ def below_popularity(lines: pd.DataFrame) -> str:
             names = [f"{row.label} ({row.mean:.4f})" for row in below.itertuples()]
             parts.append(f"{target} ({base.iloc[0]:.4f}): {', '.join(names) or 'none'}.")
     return " ".join(["Methods that learn and stay below *Popularity*, in the two largest markets.", *parts])
+
+
+def _protocols(lines: pd.DataFrame) -> list[str]:
+    # those of equal size by name: the order of results.csv turns with what was added last
+    return [str(text) for text in lines.groupby("protocol").size().sort_values(ascending=False, kind="stable").index]
 
 
 def stand_out(lines: pd.DataFrame) -> str:
@@ -153,7 +158,7 @@ def agreement(lines: pd.DataFrame) -> pd.DataFrame:
     for text, mine in lines.groupby("protocol"):
         means[str(text)] = _means(mine)
     found = {}
-    for one, other in combinations([str(text) for text in lines["protocol"].value_counts().index], 2):
+    for one, other in combinations(_protocols(lines), 2):
         both = means[one].index.intersection(means[other].index)
         if len(both) >= FEWEST:
             alike = means[one][both].rank().corr(means[other][both].rank())
