@@ -150,10 +150,12 @@ def test_protocols_agree_as_far_as_they_order_complete_methods_alike() -> None:
     second = of("second", a=(0.4, 0.4), b=(0.2, 0.4), c=(0.5, 0.5), d=(0.1, 0.1), e=(0.0, 0.0))  # .4 .3 .5 .1
     few = of("few", a=(0.1, 0.1), b=(0.2, 0.2))
     columns = ["protocol", "label", "target", "mean"]
-    found = report_page.agreement(pd.DataFrame([*first, *second, *few], columns=columns))
-    # as large as each other: by name, whichever was added last
-    turned = report_page.agreement(pd.DataFrame([*few, *second, *first], columns=columns))
-    assert list(found.index) == list(turned.index) == ["first — second"]
+    lines = pd.DataFrame([*first, *second, *few], columns=columns)
+    found = report_page.agreement(lines)
+    assert list(found.index) == ["second — first"]  # the larger table, then the smaller
+    level = lines[lines["label"] != "e"]  # as large as each other: by name, whichever was added last
+    assert list(report_page.agreement(level).index) == ["first — second"]
+    assert list(report_page.agreement(level[::-1]).index) == ["first — second"]
     # ranks 1, 2.5, 2.5, 4 and 3, 2, 4, 1: covariance -3, spreads 4.5 and 5
     assert list(found.iloc[0]) == [f"{-3 / (4.5 * 5) ** 0.5:.2f}", "4"]
 
